@@ -1,0 +1,68 @@
+// Where things are on the host (spec/host.md section 1.2): the system layout, or all of it below a prefix.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace dstack::host {
+
+namespace fs = std::filesystem;
+
+struct Layout {
+  std::optional<fs::path> prefix;  // as given; absent = system layout
+  fs::path bin;
+  fs::path libexec;
+  fs::path share;
+  fs::path config;
+  fs::path state;
+  fs::path cache;
+  fs::path run;
+
+  // System layout without a prefix. Code::invalid_argument when the prefix is not usable (see
+  // validate_directory).
+  static base::Result<Layout> make(const std::optional<std::string>& prefix);
+
+  fs::path state_file() const { return state / "dstackup-state.json"; }
+  // What destroy without --purge leaves of the state file, so that a later install finds ports and the KMS
+  // again.
+  fs::path last_state_file() const { return state / "dstackup-state.last.json"; }
+  fs::path journal() const { return state / "journal"; }
+  fs::path install_lock() const { return state / "install.lock"; }
+  fs::path images() const { return state / "images"; }
+  fs::path volumes() const { return state / "volumes"; }
+  fs::path volume_index() const { return volumes() / "index.json"; }
+  fs::path vms() const { return state / "vm"; }
+  fs::path logs() const { return state / "log"; }
+  fs::path simulated_tee() const { return state / "simulated-tee"; }
+  fs::path simulated_seed() const { return simulated_tee() / "seed"; }
+  fs::path simulated_root() const { return simulated_tee() / "root.pem"; }
+  fs::path token_file() const { return config / "vmm-auth-token"; }
+  fs::path vmm_toml() const { return config / "vmm.toml"; }
+  fs::path kms_toml() const { return config / "kms.toml"; }
+  fs::path kms_ca() const { return config / "kms-ca.pem"; }
+  fs::path allowlist() const { return config / "auth-allowlist.json"; }
+  fs::path supervisor_socket() const { return run / "supervisor.sock"; }
+};
+
+// Absolute, not "/", no segment "." or "..". `what` names it in the error ("--prefix").
+base::Result<> validate_directory(const fs::path& path, std::string_view what);
+
+// The suffix of unit names: `instance` if given (only [A-Za-z0-9._-], not empty), else "<slug>-<fnv1a32>" of
+// the prefix, else "" for the system layout.
+base::Result<std::string> instance_name(const std::optional<std::string>& instance,
+                                        const std::optional<std::string>& prefix);
+
+// "dstack-vmm" or "dstack-vmm-<instance>".
+std::string unit_name(std::string_view service, std::string_view instance);
+
+// Creates `layout.state` if it is missing, in one step together with a journal that says which directories
+// are ours: a crash at any point leaves either nothing or a journaled directory. Used by everything that
+// writes there first.
+base::Result<> ensure_state_directory(const Layout& layout);
+
+}  // namespace dstack::host

@@ -1,0 +1,62 @@
+// dstackup-state.json: what is installed here (spec/host.md section 1.7). Read by dstackup and dstack.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+
+namespace dstack::host {
+
+struct InstallState {
+  // Upstream's keys, in its order.
+  std::string prefix;                         // the state directory (a historical name)
+  std::optional<std::string> install_prefix;  // --prefix as given
+  std::string config_dir, state_dir, cache_dir, run_dir;
+  std::string allowlist_path;
+  std::string platform;           // "tdx", "amd-sev-snp", "simulated"
+  std::string client_url;         // "http://127.0.0.1:<port>"
+  std::string client_token_path;  // file with the VMM's bearer token
+  std::uint16_t auth_port = 0;
+  std::string vmm_unit, auth_unit;       // without ".service"
+  std::optional<std::string> kms_vm_id;  // the KMS CVM
+  std::string kms_url;                   // as guests see it, "https://10.0.2.2:<port>", or ""
+  std::optional<std::string> image;
+  std::optional<std::string> kp_own_project;
+
+  // Ours.
+  std::string kms_ca_cert;    // path of the pinned KMS root CA (PEM), "" before the KMS was ready once
+  std::string kms_ca_sha256;  // of its DER, lower hex
+  std::string os_image_hash;  // the pin, lower hex; "" = --allow-unpinned-image
+  std::string journal;        // path of the intent journal
+  std::string instance;       // suffix of the unit names, "" = none
+  std::string bin_dir;        // where dstack-vmm, dstack-auth were found
+  std::string qemu_path;
+  std::string service_manager;  // "systemd" or "supervisor"
+  std::string kms_image;        // container image reference the KMS runs from
+  std::uint16_t host_api_port = 0;
+  std::uint32_t cid_start = 0;
+  std::uint16_t kms_port = 0;  // host side; 0 = --no-kms
+  std::string version;         // of the dstackup that wrote the file
+
+  std::uint16_t dashboard_port() const;  // out of client_url, 0 if it has none
+};
+
+// The highest "state_version" this program understands.
+inline constexpr int k_state_version = 1;
+
+// nullopt when there is no file. Code::state_corrupt for anything unreadable, Code::state_newer for a file of
+// a later version; both name the file and the way out, so that "broken" is never mistaken for "not
+// installed".
+base::Result<std::optional<InstallState>> load_state(const std::filesystem::path& path);
+base::Result<InstallState> parse_state(std::string_view text, const std::string& name);
+// load_state() for callers that need an installation: Code::not_installed when there is none.
+base::Result<InstallState> require_state(const std::filesystem::path& path);
+
+std::string to_json_text(const InstallState& state);
+// Atomic and durable.
+base::Result<> save_state(const std::filesystem::path& path, const InstallState& state);
+
+}  // namespace dstack::host
