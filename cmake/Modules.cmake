@@ -1,7 +1,7 @@
 add_library(dstack_options INTERFACE)
 target_compile_options(dstack_options INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-align -Wunused -Wformat=2
-  -Wimplicit-fallthrough -Wduplicated-cond -Wduplicated-branches -Wlogical-op
+  -Wimplicit-fallthrough -Wno-missing-field-initializers -Wduplicated-cond -Wduplicated-branches -Wlogical-op
   -fstack-protector-strong -D_GLIBCXX_ASSERTIONS)
 target_include_directories(dstack_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_BINARY_DIR}/generated)
 target_compile_definitions(dstack_options INTERFACE DSTACK_VERSION="${PROJECT_VERSION}")

@@ -209,6 +209,8 @@ Result<Output> run(const Command& command) {
   if (pending.empty()) {
     in.write.reset();
   } else {
+    // A program that does not read its input must not end ours.
+    ::signal(SIGPIPE, SIG_IGN);
     ::fcntl(in.write.get(), F_SETFL, O_NONBLOCK);
   }
 
