@@ -1,0 +1,36 @@
+// Which accelerator works on this machine.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "vmm/config.h"
+#include "vmm/qemu_args.h"
+
+namespace dstack::vmm {
+
+struct QemuVersion {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned patch = 0;
+  bool operator==(const QemuVersion&) const = default;
+};
+// From the output of `qemu --version`. Code::parse.
+base::Result<QemuVersion> parse_qemu_version(std::string_view output);
+
+struct Machine {
+  QemuVersion qemu;
+  Accelerator accelerator;
+  std::string reason;  // why this accelerator, for the log
+};
+// Asks QEMU for its version and, unless `choice` settles it, runs a tiny guest under KVM: an openable
+// /dev/kvm does not mean that it runs a 64-bit guest (nested and paravirtual hosts). `scratch` is a directory
+// for the guest's ROM.
+base::Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice,
+                                    const fs::path& scratch);
+
+// The 64 KiB probe ROM: enters long mode with paging, takes an exception, and ends QEMU with exit code 33.
+std::string probe_rom();
+
+}  // namespace dstack::vmm

@@ -1,0 +1,290 @@
+#include "vmm/qemu_args.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/format.h"
+#include "crypto/hash.h"
+
+namespace dstack::vmm {
+
+namespace {
+
+using Argv = std::vector<std::string>;
+
+void add(Argv& argv, std::initializer_list<std::string> items) {
+  argv.insert(argv.end(), items);
+}
+
+// Inside an option's value a comma is written twice.
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    out += c;
+    if (c == ',') {
+      out += c;
+    }
+  }
+  return out;
+}
+std::string escaped(const fs::path& path) {
+  return escaped(std::string_view(path.native()));
+}
+
+class Builder {
+ public:
+  explicit Builder(const LaunchSpec& spec) : m_spec(spec) {}
+
+  Argv build() {
+    m_argv.push_back(m_spec.qemu);
+    cpu();
+    console();
+    boot();
+    disks();
+    network();
+    smbios();
+    swtpm();
+    vsock();
+    share();
+    machine();
+    add(m_argv, {"-smp", std::to_string(m_spec.vcpus), "-m", base::format("{}M", m_spec.memory_mb)});
+    if (!m_spec.cmdline.empty()) {
+      add(m_argv, {"-append", m_spec.cmdline});
+    }
+    return std::move(m_argv);
+  }
+
+ private:
+  bool simulated() const { return m_spec.tee == TeeMode::simulated; }
+
+  // Only simulated guests may run without KVM.
+  bool tcg() const { return simulated() && !m_spec.accelerator.kvm; }
+
+  // SNP guests reach devices only through shared memory.
+  std::string device(std::string text) const {
+    if (m_spec.tee == TeeMode::sev_snp) {
+      text += ",disable-legacy=on,iommu_platform=true";
+    }
+    return text;
+  }
+
+  void cpu() {
+    if (tcg()) {
+      const bool old = m_spec.accelerator.old_tcg;
+      add(m_argv, {"-accel", old ? "tcg,thread=single" : "tcg", "-cpu", old ? "max,-cx16" : "max"});
+    } else {
+      add(m_argv, {"-accel", "kvm", "-cpu", m_spec.tee == TeeMode::sev_snp ? "EPYC-v4" : "host"});
+    }
+    add(m_argv, {"-nographic", "-nodefaults"});
+    if (simulated()) {
+      // A guest that panics or reboots ends QEMU, so that it is noticed; QEMU itself needs to start nothing.
+      add(m_argv, {"-no-reboot", "-sandbox",
+                   "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"});
+    }
+  }
+
+  void console() {
+    const auto log = escaped(m_spec.directory / "serial.log");
+    if (simulated()) {
+      add(m_argv, {"-chardev", base::format("null,id=com0,logfile={},logappend=on", log)});
+    } else {
+      add(m_argv, {"-chardev", base::format("pty,id=com0,path={},logfile={},logappend=on",
+                                            escaped(m_spec.directory / "serial.pty"), log)});
+    }
+    add(m_argv, {"-serial", "chardev:com0"});
+    if (m_spec.qmp_socket) {
+      add(m_argv, {"-qmp", base::format("unix:{},server,wait=off", escaped(m_spec.directory / "qmp.sock"))});
+    }
+  }
+
+  void boot() {
+    if (m_spec.bios) {
+      add(m_argv, {"-bios", m_spec.bios->native()});
+    }
+    add(m_argv, {"-kernel", m_spec.kernel.native(), "-initrd", m_spec.initrd.native()});
+    if (m_spec.hotplug_off) {
+      add(m_argv, {"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"});
+    }
+    if (m_spec.pci_hole64_size > 0) {
+      add(m_argv, {"-global", base::format("q35-pcihost.pci-hole64-size=0x{:x}", m_spec.pci_hole64_size)});
+    }
+  }
+
+  void disk(const std::string& drive, const std::string& id) {
+    add(m_argv, {"-drive", drive, "-device", device("virtio-blk-pci,drive=" + id)});
+  }
+
+  void disks() {
+    if (m_spec.rootfs) {
+      disk(base::format("file={},if=none,id=hd0,format=raw,readonly=on", escaped(*m_spec.rootfs)), "hd0");
+    }
+    // A format that is named is not guessed from what the guest wrote into its disk.
+    disk(base::format("file={},if=none,id=hd1{}", escaped(m_spec.directory / "hda.img"),
+                      simulated() ? ",format=qcow2,discard=unmap,detect-zeroes=unmap" : ""),
+         "hd1");
+    for (std::size_t i = 0; i < m_spec.volumes.size(); ++i) {
+      const auto id = base::format("vol{}", i);
+      disk(base::format("file={},if=none,id={},format=raw,readonly=on", escaped(m_spec.volumes[i]), id), id);
+    }
+  }
+
+  std::string netdev(const Nic& nic, std::size_t index, bool with_forwards) const {
+    switch (nic.mode) {
+      case Nic::Mode::bridge:
+        return base::format("bridge,id=net{},br={}", index, escaped(std::string_view(nic.bridge)));
+      case Nic::Mode::custom:
+        return nic.netdev;
+      case Nic::Mode::user:
+        break;
+    }
+    auto out = base::format("user,id=net{},net={},dhcpstart={},restrict={}", index, nic.net, nic.dhcp_start,
+                            nic.restrict_guest ? "yes" : "no");
+    if (with_forwards) {
+      for (const auto& forward : m_spec.forwards) {
+        const bool v6 = forward.address.find(':') != std::string::npos;
+        out += base::format(",hostfwd={}:{}{}{}:{}-:{}", forward.protocol, v6 ? "[" : "", forward.address,
+                            v6 ? "]" : "", forward.host_port, forward.vm_port);
+      }
+    }
+    return out;
+  }
+
+  void network() {
+    bool forwarded = false;
+    for (std::size_t i = 0; i < m_spec.nics.size(); ++i) {
+      const auto& nic = m_spec.nics[i];
+      const bool with_forwards = nic.mode == Nic::Mode::user && !forwarded;
+      forwarded = forwarded || with_forwards;
+      add(m_argv, {"-netdev", netdev(nic, i, with_forwards)});
+      // The simulated firmware would load a network boot ROM, which costs time and is never used.
+      add(m_argv, {"-device", device(base::format("virtio-net-pci,netdev=net{},mac={}{}", i, nic.mac,
+                                                  simulated() ? ",romfile=" : ""))});
+    }
+  }
+
+  void smbios() {
+    for (const auto& [type, values] : m_spec.smbios) {
+      if (values.empty()) {
+        continue;
+      }
+      auto text = base::format("type={}", type);
+      for (const auto& [key, value] : values) {
+        text += base::format(",{}={}", key, escaped(std::string_view(value)));
+      }
+      add(m_argv, {"-smbios", text});
+    }
+  }
+
+  void swtpm() {
+    if (m_spec.swtpm_socket) {
+      add(m_argv, {"-chardev", base::format("socket,id=chrtpm,path={}", escaped(*m_spec.swtpm_socket)),
+                   "-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-tis,tpmdev=tpm0"});
+    }
+  }
+
+  void vsock() {
+    if (m_spec.vsock_cid) {
+      add(m_argv, {"-device", device(base::format("vhost-vsock-pci,guest-cid={}", *m_spec.vsock_cid))});
+    }
+  }
+
+  void share() {
+    const auto directory = escaped(m_spec.directory / "shared");
+    switch (m_spec.share) {
+      case ShareMode::p9:
+        add(m_argv,
+            {"-virtfs",
+             base::format("local,path={},mount_tag=host-shared,readonly={},security_model=mapped,id=virtfs0",
+                          directory, m_spec.share_read_only ? "on" : "off")});
+        break;
+      case ShareMode::vvfat:
+        add(m_argv,
+            {"-blockdev",
+             base::format("driver=vvfat,node-name=vvfat0,read-only=on,dir={},label=DSTACKSHR", directory),
+             "-device", device("virtio-blk-pci,drive=vvfat0")});
+        break;
+      case ShareMode::vhd:
+        disk(base::format("file={},if=none,id=hd2,format=raw,readonly=on",
+                          escaped(m_spec.directory / "shared.img")),
+             "hd2");
+        break;
+    }
+  }
+
+  void machine() {
+    switch (m_spec.tee) {
+      case TeeMode::simulated:
+        add(m_argv, {"-machine", tcg() ? "q35,hpet=off" : "q35,kernel-irqchip=split,hpet=off"});
+        break;
+      case TeeMode::none:
+        add(m_argv, {"-machine", "q35,kernel-irqchip=split,hpet=off"});
+        break;
+      case TeeMode::tdx:
+        add(m_argv, {"-machine", "q35,kernel-irqchip=split,confidential-guest-support=tdx,hpet=off",
+                     "-object", tdx_object()});
+        break;
+      case TeeMode::sev_snp:
+        add(m_argv,
+            {"-object",
+             base::format("memory-backend-memfd,id=ram1,size={}M,share=true,prealloc=false",
+                          m_spec.memory_mb),
+             "-object",
+             base::format("sev-snp-guest,id=sev0,policy=0x30000,sev-device=/dev/sev,kernel-hashes=on,"
+                          "host-data={},cbitpos={},reduced-phys-bits={}",
+                          base::to_base64(m_spec.host_data), m_spec.cbitpos, m_spec.reduced_phys_bits),
+             "-machine",
+             "q35,kernel-irqchip=split,confidential-guest-support=sev0,memory-backend=ram1,hpet=off"});
+        break;
+    }
+  }
+
+  std::string tdx_object() const {
+    nlohmann::ordered_json object;
+    object["qom-type"] = "tdx-guest";
+    object["id"] = "tdx";
+    if (!m_spec.mr_config_id.empty()) {
+      object["mrconfigid"] = base::to_base64(m_spec.mr_config_id);
+    }
+    if (m_spec.qgs_port) {
+      nlohmann::ordered_json socket;
+      socket["type"] = "vsock";
+      socket["cid"] = "2";
+      socket["port"] = std::to_string(*m_spec.qgs_port);
+      object["quote-generation-socket"] = std::move(socket);
+    }
+    return object.dump();
+  }
+
+  const LaunchSpec& m_spec;
+  Argv m_argv;
+};
+
+}  // namespace
+
+std::uint32_t Accelerator::effective_vcpus(std::uint32_t wanted) const {
+  if (!kvm && old_tcg) {
+    return 1;
+  }
+  return std::max<std::uint32_t>(wanted, 1);
+}
+
+std::string mac_address(std::string_view vm_id, unsigned index, base::ByteView prefix) {
+  const auto hash = crypto::sha256_hex(index == 0 ? std::string(vm_id) : base::format("{}:{}", vm_id, index));
+  base::Bytes bytes(prefix.begin(),
+                    prefix.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(prefix.size(), 3)));
+  const auto tail = base::from_hex(hash).value_or(base::Bytes(32));
+  bytes.insert(bytes.end(), tail.begin(), tail.end());
+  bytes.resize(6);
+  bytes[0] = static_cast<std::uint8_t>((bytes[0] & 0xfeU) | 0x02U);
+  std::string out;
+  for (const auto byte : bytes) {
+    out += base::format("{}{:02x}", out.empty() ? "" : ":", byte);
+  }
+  return out;
+}
+
+std::vector<std::string> qemu_argv(const LaunchSpec& spec) {
+  return Builder(spec).build();
+}
+
+}  // namespace dstack::vmm
