@@ -20,6 +20,8 @@ struct FileIdentity {
   dev_t device = 0;
   ino_t inode = 0;
   off_t size = 0;
+  mode_t mode = 0;
+  uid_t owner = 0;
   timespec modified{};
   timespec changed{};
   bool operator==(const FileIdentity& other) const;

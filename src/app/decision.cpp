@@ -1,0 +1,179 @@
+#include "app/decision.h"
+
+#include <algorithm>
+
+#include "app/strict_json.h"
+#include "base/bytes.h"
+#include "base/format.h"
+
+namespace dstack::app {
+namespace {
+
+using base::Code;
+using Json = nlohmann::ordered_json;
+
+// A value that is missing, blank or "0x" matches nothing, whatever the list holds.
+bool holds(const HexSet& list, const std::string& value) {
+  const std::string normal = base::normalize_hex(value);
+  return !normal.empty() && list.contains(normal);
+}
+
+Decision deny(const Allowlist* list, std::string_view reason) {
+  return {false, std::string(reason), list == nullptr ? std::string() : list->gateway_app_id};
+}
+
+Decision allow(const Allowlist& list) {
+  return {true, list.strict ? "" : "ok", list.gateway_app_id};
+}
+
+bool device_allowed(bool any, const HexSet& devices, const std::string& device) {
+  return any || devices.empty() || holds(devices, device);
+}
+// The stricter sibling has no "empty list means any".
+bool device_allowed_strict(bool any, const HexSet& devices, const std::string& device) {
+  return any || holds(devices, device);
+}
+
+// What the strict profile asks of every boot; the text of the refusal, or empty.
+std::string_view strict_refusal(const Allowlist& list, const BootInfo& boot) {
+  if (!list.allowed_tcb_statuses.contains(boot.tcb_status)) {
+    return "TCB status is not allowed";
+  }
+  const bool advisories_known =
+      std::all_of(boot.advisory_ids.begin(), boot.advisory_ids.end(),
+                  [&](const std::string& id) { return list.allowed_advisory_ids.contains(id); });
+  if (!advisories_known) {
+    return "advisory ID is not allowed";
+  }
+  if (!holds(list.os_images, boot.os_image_hash)) {
+    return "OS image is not allowed";
+  }
+  return {};
+}
+
+bool image_allowed(const Allowlist& list, const BootInfo& boot) {
+  return list.os_images.empty() ? list.allow_any_os_image : holds(list.os_images, boot.os_image_hash);
+}
+
+const AllowlistApp* find_app(const Allowlist& list, const std::string& app_id) {
+  const std::string id = base::normalize_hex(app_id);
+  if (id.empty()) {
+    return nullptr;
+  }
+  const auto found = list.apps.find(id);
+  return found == list.apps.end() ? nullptr : &found->second;
+}
+
+}  // namespace
+
+base::Result<BootInfo> parse_boot_info(std::string_view json) {
+  auto parsed = parse_json_strict(json, {.max_bytes = k_max_boot_info, .max_depth = 16});
+  if (!parsed) {
+    if (parsed.error().code != Code::too_large) {
+      parsed.error().code = Code::bad_boot_info;
+    }
+    return base::fail(std::move(parsed).error(), "boot info");
+  }
+  if (!parsed->is_object()) {
+    return base::fail(Code::bad_boot_info, "boot info: not a JSON object");
+  }
+  BootInfo boot;
+  struct Field {
+    std::string_view key;
+    std::string* target;
+    bool required_when_strict;
+    bool seen = false;
+  };
+  Field fields[] = {{"mrAggregated", &boot.mr_aggregated, true},
+                    {"osImageHash", &boot.os_image_hash, true},
+                    {"appId", &boot.app_id, true},
+                    {"composeHash", &boot.compose_hash, true},
+                    {"instanceId", &boot.instance_id, true},
+                    {"deviceId", &boot.device_id, true},
+                    {"teeVariant", &boot.tee_variant, false},
+                    {"mrSystem", &boot.mr_system, false},
+                    {"keyProviderInfo", &boot.key_provider_info, false},
+                    {"tcbStatus", &boot.tcb_status, false}};
+  for (const auto& [key, value] : parsed->items()) {
+    for (Field& field : fields) {
+      if (key == field.key) {
+        if (!value.is_string()) {
+          return base::fail(Code::bad_boot_info, base::format("boot info: {} must be a string", key));
+        }
+        *field.target = value.get<std::string>();
+        field.seen = true;
+      }
+    }
+    if (key == "advisoryIds") {
+      const bool good = value.is_array() && std::all_of(value.begin(), value.end(),
+                                                        [](const Json& item) { return item.is_string(); });
+      if (!good) {
+        return base::fail(Code::bad_boot_info, "boot info: advisoryIds must be a list of strings");
+      }
+      boot.advisory_ids = value.get<std::vector<std::string>>();
+    }
+  }
+  for (const Field& field : fields) {
+    if (field.required_when_strict && !field.seen && boot.missing_field.empty()) {
+      boot.missing_field = field.key;
+    }
+  }
+  return boot;
+}
+
+Decision decide_app(const Allowlist* allowlist, const BootInfo& boot) {
+  if (allowlist == nullptr) {
+    return deny(nullptr, "app not registered");
+  }
+  const Allowlist& list = *allowlist;
+  if (list.strict) {
+    if (const auto refusal = strict_refusal(list, boot); !refusal.empty()) {
+      return deny(&list, refusal);
+    }
+  } else if (!image_allowed(list, boot)) {
+    return deny(&list, "os image not allowed");
+  }
+  const AllowlistApp* app = find_app(list, boot.app_id);
+  if (app == nullptr) {
+    return deny(&list, "app not registered");
+  }
+  if (!holds(app->compose_hashes, boot.compose_hash)) {
+    return deny(&list, "compose hash not allowed");
+  }
+  if (list.strict) {
+    if (!device_allowed_strict(app->allow_any_device, app->devices, boot.device_id)) {
+      return deny(&list, "app is not allowed to boot on this device");
+    }
+  } else if (!device_allowed(app->allow_any_device, app->devices, boot.device_id)) {
+    return deny(&list, "device not allowed");
+  }
+  return allow(list);
+}
+
+Decision decide_kms(const Allowlist* allowlist, const BootInfo& boot) {
+  if (allowlist == nullptr) {
+    return deny(nullptr, "kms mrAggregated not allowed");
+  }
+  const Allowlist& list = *allowlist;
+  if (list.strict) {
+    if (const auto refusal = strict_refusal(list, boot); !refusal.empty()) {
+      return deny(&list, refusal);
+    }
+    if (!holds(list.kms_mr_aggregated, boot.mr_aggregated)) {
+      return deny(&list, "aggregated MR not allowed");
+    }
+    if (!device_allowed_strict(list.kms_allow_any_device, list.kms_devices, boot.device_id)) {
+      return deny(&list, "KMS is not allowed to boot on this device");
+    }
+    return allow(list);
+  }
+  if (!holds(list.kms_mr_aggregated, boot.mr_aggregated)) {
+    return deny(&list, "kms mrAggregated not allowed");
+  }
+  if (!device_allowed(list.kms_allow_any_device, list.kms_devices, boot.device_id)) {
+    return deny(&list, "device not allowed");
+  }
+  return allow(list);
+}
+
+}  // namespace dstack::app
