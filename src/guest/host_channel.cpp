@@ -91,8 +91,8 @@ class HttpChannel : public HostChannel {
       const bool answered =
           sent.error().code == base::Code::rpc || sent.error().code == base::Code::unauthorized;
       if (answered || attempt == k_attempts) {
-        base::log_warn(
-            base::format("the host did not take the event {}: {}", notification.event(), sent.error().what()));
+        base::log_warn(base::format("the host did not take the event {}: {}", notification.event(),
+                                    sent.error().what()));
         return;
       }
       std::this_thread::sleep_for(milliseconds(100 * attempt));
@@ -110,7 +110,9 @@ class HttpChannel : public HostChannel {
 
 }  // namespace
 
-std::unique_ptr<HostChannel> make_silent_channel() { return std::make_unique<SilentChannel>(); }
+std::unique_ptr<HostChannel> make_silent_channel() {
+  return std::make_unique<SilentChannel>();
+}
 
 Result<std::unique_ptr<HostChannel>> make_http_channel(const std::string& url, const std::string& token) {
   DS_TRY(auto endpoint, net::Endpoint::parse(url));

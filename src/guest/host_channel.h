@@ -24,9 +24,11 @@ class HostChannel {
 
 // Nobody listens: no host API is configured.
 std::unique_ptr<HostChannel> make_silent_channel();
-// HostApi.Notify over HTTP with a bearer token, one event after the other on a thread of its own. An event is tried
-// three times; then it is logged and forgotten. `url` ends in the API's mount: "http://10.0.2.2:9205/api".
-base::Result<std::unique_ptr<HostChannel>> make_http_channel(const std::string& url, const std::string& token);
+// HostApi.Notify over HTTP with a bearer token, one event after the other on a thread of its own. An event is
+// tried three times; then it is logged and forgotten. `url` ends in the API's mount:
+// "http://10.0.2.2:9205/api".
+base::Result<std::unique_ptr<HostChannel>> make_http_channel(const std::string& url,
+                                                             const std::string& token);
 
 // At most `limit` bytes of `text`, never half a UTF-8 sequence.
 std::string cut_text(std::string_view text, std::size_t limit);

@@ -64,9 +64,10 @@ Result<> copy_one(int directory, const ShareFile& file, const std::filesystem::p
     }
     return base::fail_errno(Code::host_share, base::format("cannot open {} in the host share", name), error);
   }
-  struct stat info {};
+  struct stat info{};
   if (::fstat(in.get(), &info) != 0) {
-    return base::fail_errno(Code::host_share, base::format("cannot examine {} in the host share", name), errno);
+    return base::fail_errno(Code::host_share, base::format("cannot examine {} in the host share", name),
+                            errno);
   }
   if (!S_ISREG(info.st_mode)) {
     return fail(Code::host_share, base::format("{} in the host share is not a regular file", name));
@@ -91,7 +92,8 @@ Result<> copy_one(int directory, const ShareFile& file, const std::filesystem::p
       continue;
     }
     if (n < 0) {
-      return base::fail_errno(Code::host_share, base::format("cannot read {} in the host share", name), errno);
+      return base::fail_errno(Code::host_share, base::format("cannot read {} in the host share", name),
+                              errno);
     }
     if (n == 0) {
       return {};
@@ -106,7 +108,9 @@ Result<> copy_one(int directory, const ShareFile& file, const std::filesystem::p
 
 }  // namespace
 
-std::span<const ShareFile> share_files() { return k_files; }
+std::span<const ShareFile> share_files() {
+  return k_files;
+}
 
 Result<> copy_host_share(const std::filesystem::path& from, const std::filesystem::path& to) {
   base::Fd directory(::open(from.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -1,0 +1,144 @@
+#include "guest/containers.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <cstring>
+#include <thread>
+
+#include "base/fd.h"
+#include "base/format.h"
+#include "base/fs.h"
+#include "base/log.h"
+
+namespace dstack::guest {
+
+namespace {
+
+using base::Code;
+using base::Result;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+namespace fs = std::filesystem;
+
+constexpr const char* k_podman = "/usr/bin/podman";
+constexpr const char* k_compose = "/usr/libexec/docker/cli-plugins/docker-compose";
+constexpr const char* k_project = "dstack";
+
+// TOML basic strings: the paths are ours or checked, but a quote must not end one.
+std::string quoted(const fs::path& path) {
+  std::string out = "\"";
+  for (const char c : path.string()) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+    }
+    out += c;
+  }
+  return out + "\"";
+}
+
+bool accepts_connections(const fs::path& socket) {
+  const base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const auto name = socket.string();
+  if (!fd || name.size() >= sizeof(address.sun_path)) {
+    return false;
+  }
+  std::memcpy(address.sun_path, name.data(), name.size());
+  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+}  // namespace
+
+std::string storage_config(const ContainerPaths& paths, const std::vector<fs::path>& image_stores) {
+  std::string stores;
+  for (const auto& store : image_stores) {
+    stores += (stores.empty() ? "" : ", ") + quoted(store);
+  }
+  return base::format(
+      "[storage]\n"
+      "driver = \"overlay\"\n"
+      "graphroot = {}\n"
+      "runroot = \"/run/containers/storage\"\n"
+      "[storage.options]\n"
+      "additionalimagestores = [{}]\n",
+      quoted(paths.graph_root()), stores);
+}
+
+std::vector<std::string> Containers::environment() const {
+  return {
+      base::format("PATH={}", base::k_tool_path),
+      "HOME=/root",
+      "LANG=C.UTF-8",
+      base::format("CONTAINERS_STORAGE_CONF={}", (m_paths.run / "storage.conf").string()),
+      base::format("TMPDIR={}", (m_paths.data / "tmp").string()),
+      base::format("DOCKER_CONFIG={}", (m_paths.run / "docker").string()),
+      base::format("DOCKER_HOST=unix://{}", m_paths.socket.string()),
+  };
+}
+
+Result<> Containers::start_service(const std::vector<fs::path>& image_stores) {
+  DS_CHECK(base::make_dirs(m_paths.run));
+  DS_CHECK(base::make_dirs(m_paths.socket.parent_path(), 0700));
+  DS_CHECK(base::make_dirs(m_paths.graph_root(), 0700));
+  DS_CHECK(base::make_dirs(m_paths.data / "tmp", 0700));
+  DS_CHECK(base::make_dirs(m_paths.run / "docker", 0700));
+  DS_CHECK(base::write_file_atomic(m_paths.run / "storage.conf", storage_config(m_paths, image_stores)));
+  base::Spawn service;
+  service.argv = {k_podman, "system", "service", "--time=0",
+                  base::format("unix://{}", m_paths.socket.string())};
+  service.environment = environment();
+  DS_TRY(m_service, m_runner.spawn(service));
+  return {};
+}
+
+Result<> Containers::wait_for_service(milliseconds limit) {
+  const auto deadline = steady_clock::now() + limit;
+  while (!accepts_connections(m_paths.socket)) {
+    int status = 0;
+    if (m_service > 0 && ::waitpid(m_service, &status, WNOHANG) == m_service) {
+      m_service = -1;
+      return base::fail(Code::containers,
+                        base::format("podman's API service ended with status {}",
+                                     WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
+    }
+    if (steady_clock::now() >= deadline) {
+      return base::fail(Code::containers, "podman's API service does not answer");
+    }
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return {};
+}
+
+Result<> Containers::up(std::string_view compose_text, std::function<void(std::string_view)> on_line) {
+  DS_CHECK(base::write_file_atomic(m_paths.compose_file(), compose_text));
+  base::Command command;
+  command.argv = {k_compose, "--progress", "plain",
+                  "--ansi",  "never",      "-p",
+                  k_project, "-f",         m_paths.compose_file().string(),
+                  "up",      "-d",         "--remove-orphans"};
+  command.environment = environment();
+  command.directory = m_paths.work.string();
+  command.timeout = std::chrono::minutes(60);  // images may have to be pulled
+  command.on_line = std::move(on_line);
+  DS_TRY(const auto output, m_runner.run(command));
+  if (output.exit_code != 0) {
+    return base::fail(program_error(Code::containers, "failed to start containers", output));
+  }
+  return {};
+}
+
+void Containers::stop(std::chrono::seconds limit) {
+  base::Command command;
+  command.argv = {k_podman, "stop", "--all", "--time", std::to_string(limit.count())};
+  command.environment = environment();
+  command.timeout = limit + std::chrono::seconds(10);
+  const auto output = m_runner.run(command);
+  if (!output || output->exit_code != 0) {
+    base::log_warn("not every container stopped in time");
+  }
+}
+
+}  // namespace dstack::guest
