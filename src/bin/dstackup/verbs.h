@@ -1,25 +1,18 @@
-// One verb per file. Each add_*() declares a subcommand with its flags and example on the parser, and sets
-// `run` when that subcommand was chosen.
+// One verb per file: each add_*() declares a verb with its flags, examples and action on the program.
 #pragma once
 
-#include <functional>
-
-#include "base/result.h"
-
-namespace CLI {
-class App;
-}
+#include "cli/command.h"
+#include "cli/streams.h"
 
 namespace dstack::dstackup {
 
-// The chosen verb; gives the exit code. An error is printed by main() (code, message, fix) and exits 1.
-using Run = std::function<base::Result<int>()>;
+void add_install(cli::Command& program, const cli::Streams& streams);
+void add_status(cli::Command& program, const cli::Streams& streams);
+void add_destroy(cli::Command& program, const cli::Streams& streams);
+void add_image(cli::Command& program, const cli::Streams& streams);   // image build|list|rm
+void add_volume(cli::Command& program, const cli::Streams& streams);  // volume add|list|rm
 
-void add_install(CLI::App& app, Run& run);
-void add_status(CLI::App& app, Run& run);
-void add_destroy(CLI::App& app, Run& run);
-void add_image(CLI::App& app, Run& run);      // image build|list|rm
-void add_volume(CLI::App& app, Run& run);     // volume add|list|rm
-void add_supervise(CLI::App& app, Run& run);  // hidden: the built-in supervisor's daemon
+// `dstackup supervise`: the built-in supervisor's daemon. Not in --help; started by the other verbs.
+int run_supervise(int argc, const char* const* argv, const cli::Streams& streams);
 
 }  // namespace dstack::dstackup

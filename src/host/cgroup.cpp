@@ -1,0 +1,130 @@
+#include "host/cgroup.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "base/fs.h"
+
+namespace dstack::host {
+
+namespace fs = std::filesystem;
+using base::Code;
+using base::Result;
+
+namespace {
+
+// Innermost first, the directory itself last.
+std::vector<fs::path> with_descendants(const std::string& path) {
+  std::vector<fs::path> out;
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_directory(error)) {
+      out.insert(out.begin(), it->path());
+    }
+  }
+  out.emplace_back(path);
+  return out;
+}
+
+bool write_text(const fs::path& path, const char* text) {
+  std::ofstream out(path);
+  out << text;
+  out.flush();
+  return out.good();
+}
+
+}  // namespace
+
+std::optional<std::string> find_cgroup2_mount(const std::string& mounts_file) {
+  std::ifstream mounts(mounts_file);
+  std::string line;
+  while (std::getline(mounts, line)) {
+    std::istringstream fields(line);
+    std::string device, directory, type;
+    fields >> device >> directory >> type;
+    if (type != "cgroup2") {
+      continue;
+    }
+    // Being writable is more than a flag (read-only mounts, delegation), so it is tried.
+    const std::string probe = directory + "/dstack-probe-" + std::to_string(::getpid());
+    if (::mkdir(probe.c_str(), 0755) == 0) {
+      ::rmdir(probe.c_str());
+      return directory;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<> Cgroup::create() const {
+  return base::make_dirs(m_path, 0755);
+}
+
+bool Cgroup::exists() const {
+  return ::access((m_path + "/cgroup.procs").c_str(), F_OK) == 0;
+}
+
+std::vector<pid_t> Cgroup::pids() const {
+  std::vector<pid_t> out;
+  for (const auto& directory : with_descendants(m_path)) {
+    std::ifstream procs(directory / "cgroup.procs");
+    for (pid_t pid = 0; procs >> pid;) {
+      out.push_back(pid);
+    }
+  }
+  return out;
+}
+
+bool Cgroup::populated() const {
+  std::ifstream events(m_path + "/cgroup.events");
+  for (std::string key, value; events >> key >> value;) {
+    if (key == "populated") {
+      return value != "0";
+    }
+  }
+  return false;
+}
+
+Result<> Cgroup::kill(std::chrono::milliseconds limit) const {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  const bool whole = write_text(m_path + "/cgroup.kill", "1");
+  while (populated()) {
+    if (!whole) {
+      // Kernels before 5.14 have no cgroup.kill.
+      for (const pid_t pid : pids()) {
+        ::kill(pid, SIGKILL);
+      }
+    }
+    if (std::chrono::steady_clock::now() > deadline) {
+      return base::fail(
+          Code::timeout, "processes in the cgroup " + m_path + " did not end after SIGKILL",
+          "they are likely stuck in the kernel; look at them with 'cat " + m_path + "/cgroup.procs'");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return {};
+}
+
+Result<> Cgroup::remove() const {
+  if (!exists()) {
+    return {};
+  }
+  for (const auto& directory : with_descendants(m_path)) {
+    // The kernel lets go of a just emptied cgroup a moment later.
+    for (int attempt = 0; ::rmdir(directory.c_str()) != 0 && errno != ENOENT; ++attempt) {
+      if (errno != EBUSY || attempt == 50) {
+        return base::fail_errno(Code::io, "cannot remove the cgroup " + directory.string(), errno);
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+  return {};
+}
+
+}  // namespace dstack::host

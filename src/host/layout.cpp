@@ -1,0 +1,175 @@
+#include "host/layout.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstdint>
+
+#include "base/format.h"
+#include "base/fs.h"
+#include "host/journal.h"
+
+namespace dstack::host {
+
+using base::Code;
+using base::Result;
+
+namespace {
+
+std::string slug(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 && static_cast<unsigned char>(c) < 0x80) {
+      out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (!out.empty() && out.back() != '-') {
+      out += '-';
+    }
+  }
+  while (!out.empty() && out.back() == '-') {
+    out.pop_back();
+  }
+  return out.empty() ? "prefix" : out;
+}
+
+std::string fnv1a32_hex(std::string_view text) {
+  std::uint32_t hash = 0x811c9dc5;
+  for (const char c : text) {
+    hash ^= static_cast<std::uint8_t>(c);
+    hash *= 0x01000193;
+  }
+  return base::format("{:08x}", hash);
+}
+
+std::string_view last_component(std::string_view path) {
+  while (!path.empty() && path.back() == '/') {
+    path.remove_suffix(1);
+  }
+  const auto slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+bool is_there(const fs::path& path) {
+  struct stat info = {};
+  return ::lstat(path.c_str(), &info) == 0;
+}
+
+// Where the pieces of a state directory are put together before they appear under their name.
+fs::path staging_of(const fs::path& missing) {
+  return missing.parent_path() / ("." + missing.filename().string() + ".dstackup-new");
+}
+
+}  // namespace
+
+Result<> validate_directory(const fs::path& path, std::string_view what) {
+  const std::string text = path.string();
+  if (!path.is_absolute()) {
+    return base::fail(Code::layout, base::format("{} '{}' is not an absolute path", what, text),
+                      "give a path that starts with /");
+  }
+  if (text.find_first_not_of('/') == std::string::npos) {
+    return base::fail(Code::layout, base::format("{} must not be the root directory", what),
+                      "name a directory of its own, for example /opt/dstack");
+  }
+  for (const auto& part : path) {
+    if (part == "." || part == "..") {
+      return base::fail(Code::layout,
+                        base::format("{} '{}' contains a '{}' segment", what, text, part.string()),
+                        "give the path without . and ..");
+    }
+  }
+  if (text.find('\0') != std::string::npos || text.find('\n') != std::string::npos) {
+    return base::fail(Code::layout, base::format("{} contains a control character", what),
+                      "choose another name");
+  }
+  return {};
+}
+
+Result<Layout> Layout::make(const std::optional<std::string>& prefix) {
+  Layout layout;
+  if (!prefix) {
+    layout.bin = "/usr/local/bin";
+    layout.libexec = "/usr/local/libexec/dstack";
+    layout.share = "/usr/local/share/dstack";
+    layout.config = "/etc/dstack";
+    layout.state = "/var/lib/dstack";
+    layout.cache = "/var/cache/dstack";
+    layout.run = "/run/dstack";
+    return layout;
+  }
+  DS_CHECK(validate_directory(*prefix, "--prefix"));
+  std::string text = *prefix;
+  while (text.size() > 1 && text.back() == '/') {
+    text.pop_back();
+  }
+  const fs::path root(text);
+  layout.prefix = root;
+  layout.bin = root / "bin";
+  layout.libexec = root / "libexec/dstack";
+  layout.share = root / "share/dstack";
+  layout.config = root / "etc/dstack";
+  layout.state = root / "var/lib/dstack";
+  layout.cache = root / "var/cache/dstack";
+  layout.run = root / "run/dstack";
+  return layout;
+}
+
+Result<std::string> instance_name(const std::optional<std::string>& instance,
+                                  const std::optional<std::string>& prefix) {
+  if (instance) {
+    const bool good =
+        !instance->empty() && instance->size() <= 64 && std::ranges::all_of(*instance, [](char c) {
+          return (std::isalnum(static_cast<unsigned char>(c)) != 0 && static_cast<unsigned char>(c) < 0x80) ||
+                 c == '.' || c == '_' || c == '-';
+        });
+    if (!good) {
+      return base::fail(Code::invalid_argument, base::format("--instance '{}' is not usable", *instance),
+                        "use 1 to 64 letters, digits, dots, underscores and hyphens");
+    }
+    return *instance;
+  }
+  if (prefix) {
+    return slug(last_component(*prefix)) + "-" + fnv1a32_hex(*prefix);
+  }
+  return std::string();
+}
+
+std::string unit_name(std::string_view service, std::string_view instance) {
+  return instance.empty() ? std::string(service) : base::format("{}-{}", service, instance);
+}
+
+Result<> ensure_state_directory(const Layout& layout) {
+  if (is_there(layout.state)) {
+    return {};
+  }
+  std::vector<fs::path> missing;  // outermost first
+  for (fs::path at = layout.state; !is_there(at); at = at.parent_path()) {
+    missing.insert(missing.begin(), at);
+  }
+  // Built beside its final place and renamed: a crash leaves either a staging directory, whose name says
+  // whose it is and which the next run replaces, or the whole with its journal.
+  const fs::path staging = staging_of(missing.front());
+  DS_CHECK(base::remove_tree(staging));
+  const fs::path inside = staging / layout.state.lexically_relative(missing.front());
+  DS_CHECK(base::make_dirs(inside.lexically_normal(), 0755));
+  {
+    DS_TRY(auto journal, Journal::open(inside.lexically_normal() / "journal"));
+    for (const auto& directory : missing) {
+      DS_CHECK(journal.record({JournalEntry::Kind::directory, directory.string(), "state"}));
+    }
+  }
+  if (::rename(staging.c_str(), missing.front().c_str()) != 0) {
+    const int error_number = errno;
+    DS_CHECK(base::remove_tree(staging));
+    return base::fail_errno(Code::io, "cannot create " + missing.front().string(), error_number);
+  }
+  const base::Fd parent(::open(missing.front().parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!parent || ::fsync(parent.get()) != 0) {
+    return base::fail_errno(Code::io, "cannot sync " + missing.front().parent_path().string(), errno);
+  }
+  return {};
+}
+
+}  // namespace dstack::host

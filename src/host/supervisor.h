@@ -1,0 +1,30 @@
+// The built-in supervisor's daemon: runs services where systemd is not PID 1. Talked to over a unix socket by
+// make_supervisor_manager().
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "base/result.h"
+
+namespace dstack::host {
+
+struct SupervisorOptions {
+  std::filesystem::path run;   // holds supervisor.sock and supervisor.lock
+  std::filesystem::path logs;  // <service>.log
+  std::string cgroup_root;     // a cgroup v2 directory of ours, "" = none
+  std::size_t log_limit = 4 * 1024 * 1024;
+};
+
+// Serves until shut_down or SIGTERM; stops all services before it returns. Code::locked when one already runs
+// there.
+base::Result<> run_supervisor(const SupervisorOptions& options);
+
+// run_supervisor() in a process detached from the caller's session and terminal. Returns in the caller once
+// it listens, or with the reason why it does not.
+base::Result<> start_supervisor_daemon(const SupervisorOptions& options);
+
+// "<cgroup2 mount>/dstack[-instance]", or "" where there is no writable cgroup v2.
+std::string supervisor_cgroup_root(const std::string& instance);
+
+}  // namespace dstack::host

@@ -1,0 +1,411 @@
+// The supervisor with real processes: this test program is its own set of services (see run_role).
+#include "host/supervisor.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "base/fs.h"
+#include "base/notify.h"
+#include "base/process.h"
+#include "host/cgroup.h"
+#include "host/service_manager.h"
+#include "unit/temp_dir.h"
+
+namespace dstack::host {
+namespace {
+
+using namespace std::chrono_literals;
+
+void append_line(const char* path, const std::string& text) {
+  std::ofstream(path, std::ios::app) << text << std::endl;
+}
+
+[[noreturn]] void sleep_for_ever() {
+  while (true) {
+    ::pause();
+  }
+}
+
+// A child in a session of its own that ignores SIGTERM: what a plain process-group kill misses.
+void leave_escapee(const char* file) {
+  if (::fork() == 0) {
+    ::setsid();
+    ::signal(SIGTERM, SIG_IGN);
+    append_line(file, std::to_string(::getpid()));
+    sleep_for_ever();
+  }
+}
+
+[[noreturn]] void run_role(const std::string& role, const char* file) {
+  append_line(file, "run");
+  if (role == "ready") {
+    base::notify_ready("listening");
+  } else if (role == "fail") {
+    base::notify_failed(
+        {base::Code::address_in_use, "cannot listen on port 8001", "in use", "stop the other one"}, 98);
+    ::_exit(3);
+  } else if (role == "die") {
+    [[maybe_unused]] const auto n = ::write(2, "first line\nlast words\n", 22);
+    ::_exit(4);
+  } else if (role == "crash") {
+    base::notify_ready("up");
+    std::this_thread::sleep_for(20ms);
+    ::_exit(7);
+  } else if (role == "deaf") {
+    ::signal(SIGTERM, SIG_IGN);
+    base::notify_ready("deaf");
+  } else if (role == "escape") {
+    leave_escapee(file);
+    base::notify_ready("with a child");
+  } else if (role == "proxy") {
+    // Readiness claimed by a child does not count.
+    if (::fork() == 0) {
+      base::notify_ready("not me");
+      ::_exit(0);
+    }
+  } else if (role == "environment") {
+    for (char** at = environ; *at != nullptr; ++at) {
+      append_line(file, *at);
+    }
+    base::notify_ready("");
+  }
+  sleep_for_ever();
+}
+
+// Runs before gtest's main().
+const struct RoleRunner {
+  RoleRunner() {
+    if (const char* role = std::getenv("DSTACK_TEST_ROLE")) {
+      run_role(role, std::getenv("DSTACK_TEST_FILE"));
+    }
+  }
+} k_role_runner;
+
+template <class Condition>
+bool eventually(Condition condition, std::chrono::milliseconds limit = 5s) {
+  for (const auto end = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < end;) {
+    if (condition()) {
+      return true;
+    }
+    std::this_thread::sleep_for(5ms);
+  }
+  return condition();
+}
+
+class SupervisorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    layout = *Layout::make((dir / "p").string());
+    ASSERT_TRUE(base::make_dirs(layout.run));
+    options.run = layout.run;
+    options.logs = layout.logs();
+    instance = "test-" + dir.path().filename().string();
+    if (use_cgroup()) {
+      options.cgroup_root = supervisor_cgroup_root(instance);
+    }
+    manager_options.layout = layout;
+    manager_options.instance = instance;
+    manager_options.may_start = false;
+    manager = make_supervisor_manager(manager_options);
+    ASSERT_TRUE(start_supervisor_daemon(options));
+  }
+  void TearDown() override {
+    EXPECT_TRUE(manager->shut_down());
+    EXPECT_FALSE(fs::exists(layout.run / "supervisor.sock"));
+    EXPECT_FALSE(fs::exists(layout.run / "supervisor.lock"));
+    if (!options.cgroup_root.empty()) {
+      EXPECT_FALSE(fs::exists(options.cgroup_root));
+    }
+  }
+  virtual bool use_cgroup() const { return true; }
+
+  ServiceSpec service(const std::string& role) const {
+    ServiceSpec spec;
+    spec.name = role;
+    spec.description = "test";
+    spec.argv = {fs::read_symlink("/proc/self/exe").string()};
+    spec.environment = {"DSTACK_TEST_ROLE=" + role, "DSTACK_TEST_FILE=" + trace(role)};
+    spec.restart_delay = 10ms;
+    spec.start_timeout = 3s;
+    spec.stop_timeout = 3s;
+    return spec;
+  }
+  std::string trace(const std::string& role) const { return (dir / (role + ".trace")).string(); }
+  std::vector<std::string> trace_lines(const std::string& role) const {
+    std::ifstream in(trace(role));
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(in, line);) {
+      lines.push_back(line);
+    }
+    return lines;
+  }
+  ServiceStatus status(const std::string& name) { return manager->status(name).value_or(ServiceStatus{}); }
+
+  test::TempDir dir;
+  Layout layout;
+  std::string instance;
+  SupervisorOptions options;
+  ServiceManagerOptions manager_options;
+  std::unique_ptr<ServiceManager> manager;
+};
+
+class SupervisorWithoutCgroup : public SupervisorTest {
+  bool use_cgroup() const override { return false; }
+};
+
+bool alive(pid_t pid) {
+  return base::process_start_time(pid).has_value();
+}
+
+TEST_F(SupervisorTest, StartWaitsForReadiness) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto now = status("ready");
+  EXPECT_EQ(now.state, ServiceState::active);
+  EXPECT_EQ(now.text, "listening");
+  EXPECT_GT(now.since_unix, 1'600'000'000);
+  const auto pid = now.pid;
+  ASSERT_TRUE(alive(pid));
+  // The same definition again changes nothing.
+  ASSERT_TRUE(manager->start(service("ready")));
+  EXPECT_EQ(status("ready").pid, pid);
+  ASSERT_TRUE(manager->restart(service("ready")));
+  EXPECT_NE(status("ready").pid, pid);
+  EXPECT_FALSE(alive(pid));
+  ASSERT_TRUE(manager->stop("ready"));
+  EXPECT_EQ(status("ready").state, ServiceState::stopped);
+  ASSERT_TRUE(manager->stop("ready"));
+  ASSERT_TRUE(manager->remove("ready"));
+  EXPECT_EQ(status("ready").state, ServiceState::unknown);
+  EXPECT_FALSE(fs::exists(layout.logs() / "ready.log"));
+}
+
+TEST_F(SupervisorTest, AnotherDefinitionRestarts) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto pid = status("ready").pid;
+  auto changed = service("ready");
+  changed.environment.emplace_back("X=1");
+  ASSERT_TRUE(manager->start(changed));
+  EXPECT_NE(status("ready").pid, pid);
+  EXPECT_FALSE(alive(pid));
+}
+
+TEST_F(SupervisorTest, FailureBeforeReadinessTellsTheServicesOwnReason) {
+  const auto started = manager->start(service("fail"));
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, base::Code::service_failed);
+  EXPECT_NE(started.error().what().find("cannot listen on port 8001: in use"), std::string::npos)
+      << started.error().what();
+  EXPECT_NE(started.error().what().find("exit code 3"), std::string::npos);
+  const auto now = status("fail");
+  EXPECT_EQ(now.state, ServiceState::failed);
+  EXPECT_EQ(now.error_number, 98);
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(trace_lines("fail").size(), 1U) << "a start that was asked for and failed is not repeated";
+}
+
+TEST_F(SupervisorTest, FailureWithoutAReasonShowsTheLog) {
+  const auto started = manager->start(service("die"));
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().what().find("last words"), std::string::npos) << started.error().what();
+  EXPECT_EQ(*manager->logs("die", 1), std::vector<std::string>{"last words"});
+  EXPECT_EQ(*manager->logs("die", 10), (std::vector<std::string>{"first line", "last words"}));
+}
+
+TEST_F(SupervisorTest, MissingProgram) {
+  auto spec = service("x");
+  spec.argv = {"/nonexistent/program"};
+  const auto started = manager->start(spec);
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().what().find("/nonexistent/program"), std::string::npos);
+}
+
+TEST_F(SupervisorTest, NeverReadyIsATimeout) {
+  auto spec = service("silent");
+  spec.start_timeout = 150ms;
+  const auto started = manager->start(spec);
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().what().find("not ready within 150 ms"), std::string::npos)
+      << started.error().what();
+  EXPECT_EQ(status("silent").pid, 0);
+}
+
+TEST_F(SupervisorTest, OnlyTheMainProcessCanSayReady) {
+  auto spec = service("proxy");
+  spec.start_timeout = 200ms;
+  EXPECT_FALSE(manager->start(spec));
+}
+
+TEST_F(SupervisorTest, CrashesAreRestartedUpToALimit) {
+  auto spec = service("crash");
+  spec.start_limit = 4;
+  ASSERT_TRUE(manager->start(spec));
+  ASSERT_TRUE(eventually([&] { return status("crash").state == ServiceState::failed; }));
+  EXPECT_EQ(trace_lines("crash").size(), 4U);
+  const auto now = status("crash");
+  EXPECT_EQ(now.restarts, 3U);
+  EXPECT_NE(now.result.find("exit code 7"), std::string::npos) << now.result;
+  EXPECT_NE(now.result.find("4 starts"), std::string::npos) << now.result;
+  // Asked for again, it gets a new set of attempts.
+  EXPECT_TRUE(manager->start(spec));
+  ASSERT_TRUE(eventually([&] { return trace_lines("crash").size() >= 6U; }));
+}
+
+TEST_F(SupervisorTest, KilledServiceComesBack) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto pid = status("ready").pid;
+  ASSERT_EQ(::kill(pid, SIGKILL), 0);
+  ASSERT_TRUE(eventually([&] {
+    const auto now = status("ready");
+    return now.state == ServiceState::active && now.pid != pid;
+  }));
+  EXPECT_EQ(status("ready").restarts, 1U);
+}
+
+TEST_F(SupervisorTest, DeafServiceIsKilled) {
+  auto spec = service("deaf");
+  spec.stop_timeout = 100ms;
+  ASSERT_TRUE(manager->start(spec));
+  const auto pid = status("deaf").pid;
+  ASSERT_TRUE(manager->stop("deaf"));
+  EXPECT_FALSE(alive(pid));
+  EXPECT_NE(status("deaf").result.find("did not stop"), std::string::npos);
+}
+
+void expect_escapee_killed(ServiceManager& manager, const ServiceSpec& spec, const std::string& trace) {
+  ASSERT_TRUE(manager.start(spec));
+  pid_t escapee = 0;
+  ASSERT_TRUE(eventually([&] {
+    std::ifstream in(trace);
+    std::string run;
+    return static_cast<bool>(in >> run >> escapee);
+  }));
+  ASSERT_TRUE(alive(escapee));
+  ASSERT_TRUE(manager.stop(spec.name));
+  EXPECT_FALSE(alive(escapee));
+}
+
+TEST_F(SupervisorTest, EscapedChildIsKilled) {
+  if (options.cgroup_root.empty()) {
+    GTEST_SKIP() << "no writable cgroup v2";
+  }
+  expect_escapee_killed(*manager, service("escape"), trace("escape"));
+}
+TEST_F(SupervisorWithoutCgroup, EscapedChildIsKilled) {
+  expect_escapee_killed(*manager, service("escape"), trace("escape"));
+}
+
+TEST_F(SupervisorTest, ChildrenThatMayOutliveDo) {
+  auto spec = service("escape");
+  spec.children_outlive = true;
+  ASSERT_TRUE(manager->start(spec));
+  pid_t child = 0;
+  ASSERT_TRUE(eventually([&] {
+    const auto lines = trace_lines("escape");
+    child = lines.size() == 2 ? static_cast<pid_t>(std::stol(lines[1])) : 0;
+    return child != 0;
+  }));
+  ASSERT_TRUE(manager->restart(spec));
+  EXPECT_TRUE(alive(child));
+  ASSERT_TRUE(manager->stop("escape"));
+  EXPECT_TRUE(alive(child));
+  for (const auto& line : trace_lines("escape")) {
+    if (line != "run") {
+      ::kill(static_cast<pid_t>(std::stol(line)), SIGKILL);
+    }
+  }
+}
+
+TEST_F(SupervisorTest, EnvironmentIsOurs) {
+  ::setenv("DSTACK_TEST_LEAK", "secret", 1);
+  ASSERT_TRUE(manager->start(service("environment")));
+  ::unsetenv("DSTACK_TEST_LEAK");
+  bool path = false;
+  for (const auto& line : trace_lines("environment")) {
+    EXPECT_EQ(line.find("DSTACK_TEST_LEAK"), std::string::npos);
+    path |= line == std::string("PATH=") + base::k_tool_path;
+  }
+  EXPECT_TRUE(path);
+}
+
+TEST_F(SupervisorTest, SecondSupervisorIsRefused) {
+  const auto second = start_supervisor_daemon(options);
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, base::Code::locked);
+}
+
+TEST_F(SupervisorTest, ShutDownStopsEverything) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  ASSERT_TRUE(manager->start(service("deaf")));
+  const auto a = status("ready").pid;
+  const auto b = status("deaf").pid;
+  auto impatient = service("deaf");
+  impatient.stop_timeout = 50ms;
+  impatient.environment.emplace_back("X=1");
+  ::kill(b, SIGKILL);
+  ASSERT_TRUE(manager->shut_down());
+  EXPECT_FALSE(alive(a));
+  EXPECT_FALSE(alive(b));
+  EXPECT_EQ(status("ready").state, ServiceState::unknown);
+  EXPECT_TRUE(manager->stop("ready")) << "without a supervisor nothing runs";
+  EXPECT_FALSE(manager->start(service("ready"))) << "may_start is false";
+}
+
+TEST_F(SupervisorTest, KilledSupervisorTakesItsServicesAlong) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto pid = status("ready").pid;
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string number, name, state;
+  pid_t supervisor = 0;
+  stat >> number >> name >> state >> supervisor;
+  ASSERT_GT(supervisor, 1);
+  ASSERT_EQ(::kill(supervisor, SIGKILL), 0);
+  EXPECT_TRUE(eventually([&] { return !alive(pid); }));
+  // A new one takes the place of the dead one.
+  ASSERT_TRUE(start_supervisor_daemon(options));
+  ASSERT_TRUE(manager->start(service("ready")));
+}
+
+TEST_F(SupervisorTest, SurvivesTheDeathOfItsStarter) {
+  ASSERT_TRUE(manager->shut_down());
+  const pid_t shell = ::fork();
+  if (shell == 0) {
+    ::setsid();
+    const bool ok = start_supervisor_daemon(options) && manager->start(service("ready"));
+    ::_exit(ok ? 0 : 1);
+  }
+  int wait_status = 0;
+  ::waitpid(shell, &wait_status, 0);
+  ASSERT_EQ(wait_status, 0);
+  ::kill(-shell, SIGHUP);
+  ::kill(-shell, SIGKILL);
+  EXPECT_EQ(status("ready").state, ServiceState::active);
+}
+
+TEST_F(SupervisorTest, GarbageOnTheSocketHarmsNothing) {
+  for (const std::string& text : {std::string("nonsense\n"), std::string("{\"verb\":\"explode\"}\n"),
+                                  std::string("{\"verb\":\"start\",\"spec\":3}\n"), std::string(300'000, 'x'),
+                                  std::string("[]\n"), std::string()}) {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    const auto path = (layout.run / "supervisor.sock").string();
+    ASSERT_LT(path.size(), sizeof address.sun_path);
+    path.copy(address.sun_path, path.size());
+    ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    [[maybe_unused]] const auto n = ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    ::close(fd);
+  }
+  EXPECT_TRUE(manager->start(service("ready")));
+}
+
+}  // namespace
+}  // namespace dstack::host
