@@ -20,9 +20,15 @@ inline ByteView as_bytes(std::string_view text) {
 inline std::string_view as_text(ByteView bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
-inline Bytes to_bytes(std::string_view text) { return {text.begin(), text.end()}; }
-inline Bytes to_bytes(ByteView view) { return {view.begin(), view.end()}; }
-inline std::string to_text(ByteView bytes) { return std::string(as_text(bytes)); }
+inline Bytes to_bytes(std::string_view text) {
+  return {text.begin(), text.end()};
+}
+inline Bytes to_bytes(ByteView view) {
+  return {view.begin(), view.end()};
+}
+inline std::string to_text(ByteView bytes) {
+  return std::string(as_text(bytes));
+}
 
 // Lower-case hex without prefix.
 std::string to_hex(ByteView bytes);
@@ -30,8 +36,12 @@ std::string to_hex(ByteView bytes);
 std::optional<Bytes> from_hex(std::string_view hex);
 
 // Appends.
-inline void append(Bytes& out, ByteView tail) { out.insert(out.end(), tail.begin(), tail.end()); }
-inline void append(Bytes& out, std::string_view tail) { append(out, as_bytes(tail)); }
+inline void append(Bytes& out, ByteView tail) {
+  out.insert(out.end(), tail.begin(), tail.end());
+}
+inline void append(Bytes& out, std::string_view tail) {
+  append(out, as_bytes(tail));
+}
 
 // Standard base64 with padding (RFC 4648 section 4).
 std::string to_base64(ByteView bytes);

@@ -27,8 +27,8 @@ struct WriteOptions {
   mode_t mode = 0644;
   bool force_mode = false;
 };
-// Atomic and durable: unique temporary file in the same directory, fsync, rename, fsync of the directory. A symlink
-// at `path` is refused. After an error the old file is untouched and no temporary file is left.
+// Atomic and durable: unique temporary file in the same directory, fsync, rename, fsync of the directory. A
+// symlink at `path` is refused. After an error the old file is untouched and no temporary file is left.
 Result<> write_file_atomic(const fs::path& path, std::string_view data, WriteOptions options = {});
 
 // mkdir -p; new directories get `mode` regardless of umask.

@@ -14,12 +14,21 @@ LogLevel parse_log_level(std::string_view text, LogLevel otherwise);
 // Control characters in `line` are escaped, so that input cannot forge lines; one line is at most 4 KiB.
 void log(LogLevel level, std::string_view line);
 
-inline void log_debug(std::string_view line) { log(LogLevel::debug, line); }
-inline void log_info(std::string_view line) { log(LogLevel::info, line); }
-inline void log_warn(std::string_view line) { log(LogLevel::warn, line); }
-inline void log_error(std::string_view line) { log(LogLevel::error, line); }
+inline void log_debug(std::string_view line) {
+  log(LogLevel::debug, line);
+}
+inline void log_info(std::string_view line) {
+  log(LogLevel::info, line);
+}
+inline void log_warn(std::string_view line) {
+  log(LogLevel::warn, line);
+}
+inline void log_error(std::string_view line) {
+  log(LogLevel::error, line);
+}
 
-// Replaces control characters (ESC among them) by \xNN; for text from elsewhere that goes to a terminal or a log.
+// Replaces control characters (ESC among them) by \xNN; for text from elsewhere that goes to a terminal or a
+// log.
 std::string escape_control(std::string_view text, bool keep_newlines = false);
 
 }  // namespace dstack::base

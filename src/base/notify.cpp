@@ -28,8 +28,8 @@ void send_state(const std::string& state) {
   }
   const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path));
-  if (fd && ::sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address),
-                     length) < 0) {
+  if (fd && ::sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL,
+                     reinterpret_cast<sockaddr*>(&address), length) < 0) {
     log_warn("cannot notify the service manager");
   }
 }
@@ -40,7 +40,9 @@ void notify_ready(std::string_view status) {
   send_state("READY=1\nSTATUS=" + escape_control(status));
 }
 
-void notify_stopping() { send_state("STOPPING=1"); }
+void notify_stopping() {
+  send_state("STOPPING=1");
+}
 
 void notify_failed(const Error& error, int error_number) {
   auto text = error.what();

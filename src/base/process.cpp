@@ -140,7 +140,8 @@ std::optional<std::string> find_tool(const std::string& name) {
   while (std::getline(directories, directory, ':')) {
     const std::string candidate = directory + "/" + name;
     struct stat info = {};
-    if (::stat(candidate.c_str(), &info) == 0 && S_ISREG(info.st_mode) && ::access(candidate.c_str(), X_OK) == 0) {
+    if (::stat(candidate.c_str(), &info) == 0 && S_ISREG(info.st_mode) &&
+        ::access(candidate.c_str(), X_OK) == 0) {
       return candidate;
     }
   }
@@ -174,7 +175,8 @@ Result<pid_t> spawn(const Spawn& what) {
     return fail_errno(Code::process_failed, "cannot start " + what.argv[0], errno);
   }
   if (pid == 0) {
-    exec_child(resolved, argv.data(), environment.data(), error_pipe.write.get(), cgroup ? cgroup.get() : -1, parent);
+    exec_child(resolved, argv.data(), environment.data(), error_pipe.write.get(), cgroup ? cgroup.get() : -1,
+               parent);
   }
   error_pipe.write.reset();
   int child_errno = 0;
@@ -219,7 +221,8 @@ Result<Output> run(const Command& command) {
   const auto deadline = std::chrono::steady_clock::now() + command.timeout;
   bool timed_out = false;
   while (out.read || err.read) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) {
       timed_out = true;
       ::kill(-pid, SIGKILL);
@@ -227,7 +230,8 @@ Result<Output> run(const Command& command) {
     }
     std::array<pollfd, 3> fds = {pollfd{out.read.get(), POLLIN, 0}, pollfd{err.read.get(), POLLIN, 0},
                                  pollfd{in.write.get(), POLLOUT, 0}};
-    if (::poll(fds.data(), fds.size(), static_cast<int>(std::min<long long>(left.count(), 1000))) < 0 && errno != EINTR) {
+    if (::poll(fds.data(), fds.size(), static_cast<int>(std::min<long long>(left.count(), 1000))) < 0 &&
+        errno != EINTR) {
       break;
     }
     const auto drain = [](Fd& fd, short events, Collector& into) {
@@ -283,7 +287,8 @@ Result<Output> run_checked(const Command& command) {
     }
     return fail(Error{Code::process_failed,
                       command.argv[0] + " ended with exit code " + std::to_string(output.exit_code),
-                      std::string(tail), {}});
+                      std::string(tail),
+                      {}});
   }
   return output;
 }

@@ -21,12 +21,12 @@ inline constexpr const char* k_tool_path = "/usr/local/sbin:/usr/local/bin:/usr/
 std::optional<std::string> find_tool(const std::string& name);
 
 struct Command {
-  std::vector<std::string> argv;                // argv[0] is looked up in k_tool_path unless it has a slash
-  std::vector<std::string> environment;         // added to PATH=k_tool_path, LANG=C.UTF-8, HOME=/root
-  std::string directory;                        // working directory, empty = inherit
-  std::string input;                            // written to standard input (which is else /dev/null)
-  std::chrono::milliseconds timeout{60'000};    // SIGKILL to the process group afterwards
-  std::size_t output_limit = 8 * 1024 * 1024;   // per stream; more is cut
+  std::vector<std::string> argv;               // argv[0] is looked up in k_tool_path unless it has a slash
+  std::vector<std::string> environment;        // added to PATH=k_tool_path, LANG=C.UTF-8, HOME=/root
+  std::string directory;                       // working directory, empty = inherit
+  std::string input;                           // written to standard input (which is else /dev/null)
+  std::chrono::milliseconds timeout{60'000};   // SIGKILL to the process group afterwards
+  std::size_t output_limit = 8 * 1024 * 1024;  // per stream; more is cut
   // Called with each line of stdout and stderr as it arrives, when set.
   std::function<void(std::string_view)> on_line;
 };
@@ -46,9 +46,9 @@ struct Spawn {
   std::vector<std::string> argv;
   std::vector<std::string> environment;  // complete, nothing is added
   std::string directory;
-  int stdin_fd = -1;   // -1 = /dev/null
-  int stdout_fd = -1;  // -1 = inherit
-  int stderr_fd = -1;  // -1 = inherit
+  int stdin_fd = -1;                          // -1 = /dev/null
+  int stdout_fd = -1;                         // -1 = inherit
+  int stderr_fd = -1;                         // -1 = inherit
   std::vector<std::pair<int, int>> keep_fds;  // (ours, number in the child)
   bool new_session = false;                   // setsid
   std::string cgroup;                         // cgroup v2 directory to enter, empty = none
@@ -57,7 +57,8 @@ struct Spawn {
 // fork+exec; an exec failure is an error here, not an exit code 127. The caller reaps the pid.
 Result<pid_t> spawn(const Spawn& what);
 
-// Start time in clock ticks since boot (/proc/<pid>/stat field 22): with the pid it names one process for good.
+// Start time in clock ticks since boot (/proc/<pid>/stat field 22): with the pid it names one process for
+// good.
 std::optional<unsigned long long> process_start_time(pid_t pid);
 
 }  // namespace dstack::base

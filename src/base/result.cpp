@@ -5,7 +5,9 @@
 
 namespace dstack::base {
 
-std::string to_string(Code code) { return "DS" + std::to_string(static_cast<int>(code)); }
+std::string to_string(Code code) {
+  return "DS" + std::to_string(static_cast<int>(code));
+}
 
 std::string_view meaning(Code code) {
   switch (code) {
@@ -18,7 +20,9 @@ std::string_view meaning(Code code) {
   return "unknown";
 }
 
-std::string Error::what() const { return cause.empty() ? message : message + ": " + cause; }
+std::string Error::what() const {
+  return cause.empty() ? message : message + ": " + cause;
+}
 
 Error Error::wrap(std::string context) && {
   cause = what();

@@ -44,7 +44,9 @@ using Result = std::expected<T, Error>;
 // Like fail() with errno's text as the cause.
 [[nodiscard]] std::unexpected<Error> fail_errno(Code code, std::string message, int error_number,
                                                 std::string fix = {});
-[[nodiscard]] inline std::unexpected<Error> fail(Error error) { return std::unexpected(std::move(error)); }
+[[nodiscard]] inline std::unexpected<Error> fail(Error error) {
+  return std::unexpected(std::move(error));
+}
 // Re-throws a lower error with context in front.
 [[nodiscard]] inline std::unexpected<Error> fail(Error error, std::string context) {
   return std::unexpected(std::move(error).wrap(std::move(context)));
@@ -57,15 +59,17 @@ using Result = std::expected<T, Error>;
 
 // DS_TRY(auto text, read_file(path)); assigns the value or returns the error.
 #define DS_TRY(target, expression) DS_TRY_IMPL(DS_CONCAT(ds_try_, __LINE__), target, expression)
-#define DS_TRY_IMPL(tmp, target, expression)                            \
-  auto tmp = (expression);                                              \
-  if (!tmp) { return std::unexpected(std::move(tmp).error()); }         \
+#define DS_TRY_IMPL(tmp, target, expression)        \
+  auto tmp = (expression);                          \
+  if (!tmp) {                                       \
+    return std::unexpected(std::move(tmp).error()); \
+  }                                                 \
   target = std::move(*tmp)
 
 // DS_CHECK(write_file(...)); for Result<void> (or to drop the value): returns the error if there is one.
-#define DS_CHECK(expression)                                                              \
-  do {                                                                                    \
-    if (auto ds_check_result = (expression); !ds_check_result) {                          \
-      return std::unexpected(std::move(ds_check_result).error());                         \
-    }                                                                                     \
+#define DS_CHECK(expression)                                      \
+  do {                                                            \
+    if (auto ds_check_result = (expression); !ds_check_result) {  \
+      return std::unexpected(std::move(ds_check_result).error()); \
+    }                                                             \
   } while (false)

@@ -1,4 +1,5 @@
-// Each wrong input gets one clear line that names the thing and the fix, a non-zero exit and no half-made state.
+// Each wrong input gets one clear line that names the thing and the fix, a non-zero exit and no half-made
+// state.
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -21,7 +22,8 @@ class BadInput : public testing::Test {
     m_vms = tree(lab.state() / "vm").size();
   }
   void TearDown() override {
-    EXPECT_EQ(*base::read_file(lab.config() / "auth-allowlist.json"), m_allowlist) << "a refused command left a grant";
+    EXPECT_EQ(*base::read_file(lab.config() / "auth-allowlist.json"), m_allowlist)
+        << "a refused command left a grant";
   }
 
   // Fails with `code`, and its error names `thing`; a fix is given.
@@ -50,9 +52,12 @@ class BadInput : public testing::Test {
 }  // namespace
 
 TEST_F(BadInput, MalformedComposeNamesTheLine) {
-  expect_refused(lab.run({"dstack", "deploy", "-c", file("bad.yaml", "services:\n  web: [\n"), "-n", "bad"}), "bad.yaml");
-  expect_refused(lab.run({"dstack", "deploy", "-c", file("none.yaml", "version: 3\n"), "-n", "bad"}), "services");
-  expect_refused(lab.run({"dstack", "deploy", "-c", "/no/such/compose.yaml", "-n", "bad"}), "/no/such/compose.yaml");
+  expect_refused(lab.run({"dstack", "deploy", "-c", file("bad.yaml", "services:\n  web: [\n"), "-n", "bad"}),
+                 "bad.yaml");
+  expect_refused(lab.run({"dstack", "deploy", "-c", file("none.yaml", "version: 3\n"), "-n", "bad"}),
+                 "services");
+  expect_refused(lab.run({"dstack", "deploy", "-c", "/no/such/compose.yaml", "-n", "bad"}),
+                 "/no/such/compose.yaml");
 }
 
 TEST_F(BadInput, PortInUseIsNamed) {
@@ -64,8 +69,9 @@ TEST_F(BadInput, PortInUseIsNamed) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   ASSERT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   ASSERT_EQ(::listen(socket.get(), 1), 0);
-  expect_refused(lab.run({"dstack", "deploy", "-c", hello(), "-n", "bad", "--port", std::to_string(port) + ":80"}),
-                 std::to_string(port));
+  expect_refused(
+      lab.run({"dstack", "deploy", "-c", hello(), "-n", "bad", "--port", std::to_string(port) + ":80"}),
+      std::to_string(port));
 }
 
 TEST_F(BadInput, PortSpecIsChecked) {
@@ -77,7 +83,8 @@ TEST_F(BadInput, PortSpecIsChecked) {
 }
 
 TEST_F(BadInput, MissingImageIsNamed) {
-  expect_refused(lab.run({"dstack", "deploy", "-c", hello(), "-n", "bad", "--image", "no-such-image"}), "no-such-image");
+  expect_refused(lab.run({"dstack", "deploy", "-c", hello(), "-n", "bad", "--image", "no-such-image"}),
+                 "no-such-image");
 }
 
 TEST_F(BadInput, WrongTokenIsNotMistakenForADeadVmm) {

@@ -57,7 +57,9 @@ json app_named(const Lab& lab, const std::string& name) {
   return nullptr;
 }
 
-std::string compose_file(const Lab& lab) { return (lab.source / "examples/hello-nginx/docker-compose.yaml").string(); }
+std::string compose_file(const Lab& lab) {
+  return (lab.source / "examples/hello-nginx/docker-compose.yaml").string();
+}
 
 int vmm_pid(const Lab& lab) {
   for (const auto& process : processes_naming((lab.config() / "vmm.toml").string())) {
@@ -91,11 +93,12 @@ void expect_the_page(const Lab& lab) {
 TEST(Images, GuestKmsAndExampleAreBuilt) {
   const auto lab = Lab::open();
   fs::create_directories(lab.directory);
-  const auto output = base::run({.argv = {(lab.source / "dev").string(), "images"},
-                                 .environment = {"DSTACK_PREFIX=" + lab.prefix.string(),
-                                                 "DSTACK_BUILD_DIR=" + lab.programs.parent_path().string()},
-                                 .timeout = std::chrono::minutes(14),
-                                 .on_line = [](std::string_view line) { std::cout << "  | " << line << std::endl; }});
+  const auto output =
+      base::run({.argv = {(lab.source / "dev").string(), "images"},
+                 .environment = {"DSTACK_PREFIX=" + lab.prefix.string(),
+                                 "DSTACK_BUILD_DIR=" + lab.programs.parent_path().string()},
+                 .timeout = std::chrono::minutes(14),
+                 .on_line = [](std::string_view line) { std::cout << "  | " << line << std::endl; }});
   ASSERT_TRUE(output) << output.error().what();
   ASSERT_EQ(output->exit_code, 0);
   const auto images = host::list_images(lab.state() / "images");
@@ -109,9 +112,9 @@ TEST(Images, GuestKmsAndExampleAreBuilt) {
 
 TEST(Install, EndsWithAKmsWhoseCertificateIsPinned) {
   const auto lab = Lab::open();
-  const auto output =
-      lab.run({"dstackup", "install", "--platform", "simulated", "--dashboard-port", std::to_string(free_port()),
-               "--auth-port", std::to_string(free_port()), "--host-api-port", std::to_string(free_port())});
+  const auto output = lab.run({"dstackup", "install", "--platform", "simulated", "--dashboard-port",
+                               std::to_string(free_port()), "--auth-port", std::to_string(free_port()),
+                               "--host-api-port", std::to_string(free_port())});
   ASSERT_EQ(output.exit_code, 0) << output.err;
   const auto state = installed(lab);
   ASSERT_FALSE(state.kms_ca_cert.empty());
@@ -144,8 +147,8 @@ TEST(Deploy, TheAppAnswers200WithKeysFromTheKms) {
   const auto planned = answer(dry);
   EXPECT_EQ(planned["dryRun"], true);
 
-  const auto output =
-      lab.run({"dstack", "deploy", "-c", compose_file(lab), "-n", k_app, "--port", std::to_string(port) + ":80"});
+  const auto output = lab.run(
+      {"dstack", "deploy", "-c", compose_file(lab), "-n", k_app, "--port", std::to_string(port) + ":80"});
   ASSERT_EQ(output.exit_code, 0) << output.err;
   expect_the_page(lab);
 
@@ -191,7 +194,8 @@ TEST(Gate, UnregisteredAppGetsNoKeys) {
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_NE((output.out + output.err).find("app not registered"), std::string::npos);
   const auto app = app_named(lab, "stranger");
-  EXPECT_NE(app.dump().find("app not registered"), std::string::npos) << "dstack apps must show the reason: " << app;
+  EXPECT_NE(app.dump().find("app not registered"), std::string::npos)
+      << "dstack apps must show the reason: " << app;
   EXPECT_EQ(lab.run({"dstack", "remove", "stranger"}).exit_code, 0);
 }
 
@@ -212,14 +216,16 @@ TEST(Gate, OtherImageGetsNoKeys) {
   for (std::size_t at = 0; at < sums.size();) {
     const auto end = sums.find('\n', at);
     const auto name = sums.substr(at + 66, end - at - 66);
-    rewritten += base::to_hex(crypto::sha256(base::as_bytes(*base::read_file(copy / name, 1 << 28)))) + "  " + name + "\n";
+    rewritten += base::to_hex(crypto::sha256(base::as_bytes(*base::read_file(copy / name, 1 << 28)))) + "  " +
+                 name + "\n";
     at = end + 1;
   }
   ASSERT_TRUE(base::write_file_atomic(copy / "sha256sum.txt", rewritten));
-  ASSERT_TRUE(base::write_file_atomic(copy / "digest.txt", base::to_hex(crypto::sha256(base::as_bytes(rewritten)))));
+  ASSERT_TRUE(
+      base::write_file_atomic(copy / "digest.txt", base::to_hex(crypto::sha256(base::as_bytes(rewritten)))));
 
-  const auto output = lab.run({"dstack", "deploy", "-c", compose_file(lab), "-n", "otherimage", "--image", "other",
-                               "--timeout", "120"});
+  const auto output = lab.run({"dstack", "deploy", "-c", compose_file(lab), "-n", "otherimage", "--image",
+                               "other", "--timeout", "120"});
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_NE((output.out + output.err).find("os image not allowed"), std::string::npos);
   EXPECT_EQ(lab.run({"dstack", "remove", "otherimage"}).exit_code, 0);
@@ -284,7 +290,8 @@ TEST(InstallAgain, ConvergesWithoutLosingAnything) {
   EXPECT_EQ(again.kms_vm_id, state.kms_vm_id);
   EXPECT_EQ(again.kms_ca_sha256, state.kms_ca_sha256);
   EXPECT_EQ(*base::read_file(lab.config() / "vmm-auth-token"), *token);
-  EXPECT_EQ(*base::read_file(lab.config() / "auth-allowlist.json"), *allowlist) << "no app may lose its entry";
+  EXPECT_EQ(*base::read_file(lab.config() / "auth-allowlist.json"), *allowlist)
+      << "no app may lose its entry";
   expect_the_page(lab);
 }
 

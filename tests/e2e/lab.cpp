@@ -78,7 +78,8 @@ std::uint16_t free_port() {
 std::vector<std::string> tree(const fs::path& root) {
   std::vector<std::string> out;
   std::error_code ignored;
-  for (const auto& entry : fs::recursive_directory_iterator(root, fs::directory_options::skip_permission_denied, ignored)) {
+  for (const auto& entry :
+       fs::recursive_directory_iterator(root, fs::directory_options::skip_permission_denied, ignored)) {
     out.push_back(entry.path().string());
   }
   std::sort(out.begin(), out.end());

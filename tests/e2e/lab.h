@@ -11,7 +11,8 @@
 
 namespace dstack::e2e {
 
-// Everything lives under $DSTACK_E2E_DIR (set by ctest), so that tests of several processes share one install.
+// Everything lives under $DSTACK_E2E_DIR (set by ctest), so that tests of several processes share one
+// install.
 struct Lab {
   std::filesystem::path directory;  // of this test run
   std::filesystem::path prefix;     // the install
@@ -24,7 +25,8 @@ struct Lab {
   std::filesystem::path config() const { return prefix / "etc/dstack"; }
 
   // Runs build/bin/<argv[0]> with --prefix added; output is echoed to the test log.
-  base::Output run(std::vector<std::string> argv, std::chrono::seconds limit = std::chrono::seconds(300)) const;
+  base::Output run(std::vector<std::string> argv,
+                   std::chrono::seconds limit = std::chrono::seconds(300)) const;
 };
 
 struct HttpAnswer {
@@ -37,8 +39,8 @@ HttpAnswer get(std::uint16_t port);
 // A TCP port below 20000 on 127.0.0.1 that was free a moment ago.
 std::uint16_t free_port();
 
-// All regular files, directories and links below `root`, one line each; and all processes whose command line names
-// `needle`.
+// All regular files, directories and links below `root`, one line each; and all processes whose command line
+// names `needle`.
 std::vector<std::string> tree(const std::filesystem::path& root);
 std::vector<std::string> processes_naming(const std::string& needle);
 

@@ -1,5 +1,5 @@
-// House rules that a program can check: the direction of includes, no shells, heavy headers in few places, and the
-// list of error codes in docs/errors.md.
+// House rules that a program can check: the direction of includes, no shells, heavy headers in few places,
+// and the list of error codes in docs/errors.md.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -20,9 +20,9 @@ namespace {
 const fs::path k_source = DSTACK_SOURCE_DIR;
 
 // A module may include itself and those of a lower rank; the four services do not include each other.
-const std::map<std::string, int> k_rank = {{"base", 0}, {"crypto", 1}, {"net", 2},   {"rpc", 3},  {"attest", 4},
-                                           {"app", 5},  {"host", 6},   {"auth", 7},  {"vmm", 7},  {"kms", 7},
-                                           {"guest", 7}, {"client", 8}, {"cli", 9},  {"bin", 10}};
+const std::map<std::string, int> k_rank = {
+    {"base", 0}, {"crypto", 1}, {"net", 2}, {"rpc", 3},   {"attest", 4}, {"app", 5}, {"host", 6},
+    {"auth", 7}, {"vmm", 7},    {"kms", 7}, {"guest", 7}, {"client", 8}, {"cli", 9}, {"bin", 10}};
 
 struct Line {
   fs::path file;
@@ -89,8 +89,8 @@ TEST(Structure, IncludesGoDownward) {
 }
 
 TEST(Structure, NothingIsRunThroughAShell) {
-  const std::regex shell(R"(\b(system|popen)\s*\(|"(/bin/)?(sh|bash)"\s*,\s*"-c")");
-  for (const auto& file : sources(k_source / "src")) {
+  const std::regex shell(R"re(\b(system|popen)\s*\(|"(/bin/)?(sh|bash)"\s*,\s*"-c")re");
+      for (const auto& file : sources(k_source / "src")) {
     for (const auto& line : lines_of(file)) {
       EXPECT_FALSE(std::regex_search(line.text, shell)) << line.where() << ": " << line.text;
     }
@@ -103,7 +103,8 @@ TEST(Structure, HeavyHeadersStayInTheirPlaces) {
     for (const auto& line : lines_of(file)) {
       if (line.text.find("#include <boost/") != std::string::npos) {
         EXPECT_EQ(module_of(file), "net") << line.where() << ": Boost belongs in src/net";
-        EXPECT_FALSE(header && file.filename() != "session.h" && file.filename().string().find("detail") == std::string::npos)
+        EXPECT_FALSE(header && file.filename() != "session.h" &&
+                     file.filename().string().find("detail") == std::string::npos)
             << line.where() << ": Boost in a header that others include";
       }
       if (header) {
@@ -128,11 +129,11 @@ TEST(Structure, EveryErrorCodeIsUniqueAndDocumented) {
   const auto documentation = dstack::base::read_file(k_source / "docs/errors.md");
   ASSERT_TRUE(documentation) << "docs/errors.md is missing";
   std::set<int> numbers;
-#define DSTACK_CODE(name, number, meaning)                                                                   \
-  EXPECT_TRUE(numbers.insert(number).second) << "DS" << number << " is used twice";                          \
-  EXPECT_NE(documentation->find("| DS" + std::to_string(number) + " | " #name " | " meaning " |"),           \
-            std::string::npos)                                                                               \
-      << "docs/errors.md lacks the line: | DS" << number << " | " #name " | " << meaning                     \
+#define DSTACK_CODE(name, number, meaning)                                                         \
+  EXPECT_TRUE(numbers.insert(number).second) << "DS" << number << " is used twice";                \
+  EXPECT_NE(documentation->find("| DS" + std::to_string(number) + " | " #name " | " meaning " |"), \
+            std::string::npos)                                                                     \
+      << "docs/errors.md lacks the line: | DS" << number << " | " #name " | " << meaning           \
       << " | (run ./dev docs)";
 #include "base/codes.def"
 #undef DSTACK_CODE

@@ -22,8 +22,12 @@ TEST(Hex, NormalisationTrimsDropsOnePrefixAndLowers) {
 }
 
 TEST(Base64, MatchesRfc4648Vectors) {
-  const std::pair<const char*, const char*> vectors[] = {{"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},
-                                                         {"foo", "Zm9v"},  {"foob", "Zm9vYg=="},  {"fooba", "Zm9vYmE="},
+  const std::pair<const char*, const char*> vectors[] = {{"", ""},
+                                                         {"f", "Zg=="},
+                                                         {"fo", "Zm8="},
+                                                         {"foo", "Zm9v"},
+                                                         {"foob", "Zm9vYg=="},
+                                                         {"fooba", "Zm9vYmE="},
                                                          {"foobar", "Zm9vYmFy"}};
   for (const auto& [plain, coded] : vectors) {
     EXPECT_EQ(to_base64(as_bytes(plain)), coded);
@@ -40,4 +44,6 @@ TEST(ConstantTime, ComparesWhole) {
   EXPECT_FALSE(equal_constant_time(as_bytes("abc"), as_bytes("ab")));
 }
 
-TEST(Format, WorksWithoutTheSharedLibrary) { EXPECT_EQ(format("{:>4}|{:.2f}|{}", 7, 1.5, "x"), "   7|1.50|x"); }
+TEST(Format, WorksWithoutTheSharedLibrary) {
+  EXPECT_EQ(format("{:>4}|{:.2f}|{}", 7, 1.5, "x"), "   7|1.50|x");
+}

@@ -27,6 +27,7 @@ TEST(Notify, SpeaksTheProtocol) {
   auto n = ::recv(socket.get(), buffer, sizeof buffer, MSG_DONTWAIT);
   EXPECT_EQ(std::string(buffer, static_cast<std::size_t>(n)), "READY=1\nSTATUS=listening\\x0aon 1");
   n = ::recv(socket.get(), buffer, sizeof buffer, MSG_DONTWAIT);
-  EXPECT_EQ(std::string(buffer, static_cast<std::size_t>(n)), "STATUS=port 1 is taken; choose another\nERRNO=98");
+  EXPECT_EQ(std::string(buffer, static_cast<std::size_t>(n)),
+            "STATUS=port 1 is taken; choose another\nERRNO=98");
   EXPECT_LT(::recv(socket.get(), buffer, sizeof buffer, MSG_DONTWAIT), 0);
 }
