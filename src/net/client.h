@@ -24,7 +24,7 @@ struct ClientTls {
 
 struct ClientOptions {
   std::chrono::milliseconds connect_timeout{10'000};
-  std::chrono::milliseconds timeout{30'000};       // whole exchange; for send_streaming: silence between chunks
+  std::chrono::milliseconds timeout{30'000};  // whole exchange; for send_streaming: silence between chunks
   std::size_t max_body = 16 * 1024 * 1024;
   ClientTls tls;
 };
@@ -36,8 +36,8 @@ class Client {
   // Any status is a success here; failures to connect are Code::connect_failed, TLS ones Code::tls.
   // `request.path` is appended to the endpoint's base_path and percent-encoded.
   base::Result<Response> send(const Request& request) const;
-  // Hands the body over chunk by chunk; `on_chunk` returns false to stop early. A status other than 200 is returned
-  // with its body and without calling on_chunk.
+  // Hands the body over chunk by chunk; `on_chunk` returns false to stop early. A status other than 200 is
+  // returned with its body and without calling on_chunk.
   base::Result<Response> send_streaming(const Request& request,
                                         const std::function<bool(std::string_view)>& on_chunk) const;
 

@@ -16,7 +16,8 @@ namespace dstack::net {
 struct ServerTls {
   std::string certificate_chain_pem;
   std::string private_key_pem;
-  // Clients may present a certificate; one that does not chain to these CAs is refused. Empty = never asked for.
+  // Clients may present a certificate; one that does not chain to these CAs is refused. Empty = never asked
+  // for.
   std::string client_ca_pem;
 };
 
@@ -42,18 +43,24 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Each listen_*() binds and listens at once and may be called several times before run(). Errors name the address:
-  // Code::address_in_use with the fix, or Code::net. Port 0 picks a free one; the result is the bound port.
+  // Each listen_*() binds and listens at once and may be called several times before run(). Errors name the
+  // address: Code::address_in_use with the fix, or Code::net. Port 0 picks a free one; the result is the
+  // bound port.
   base::Result<std::uint16_t> listen_tcp(const std::string& ip, std::uint16_t port,
                                          std::optional<ServerTls> tls = std::nullopt);
   // A stale socket file is replaced; a live one is Code::address_in_use; another kind of file is an error.
   base::Result<> listen_unix(const std::string& path, unsigned mode = 0600);
 
+  // Takes over an inherited listening stream socket (systemd's socket activation). Owns `fd` also after an
+  // error.
+  base::Result<> listen_fd(int fd);
+
   // Serves until stop(); requests in flight are answered, for at most `grace`.
   base::Result<> run(std::chrono::milliseconds grace = std::chrono::seconds(5));
   // Thread-safe and callable before run().
   void stop();
-  // run() on a thread of its own, until stop() or destruction. For tests and for programs with several servers.
+  // run() on a thread of its own, until stop() or destruction. For tests and for programs with several
+  // servers.
   void start();
   // Blocks SIGTERM and SIGINT for the process and calls stop() when one arrives.
   void stop_on_signals();

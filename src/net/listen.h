@@ -1,0 +1,26 @@
+// Listening sockets: bound, listening, non-blocking, close-on-exec.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace dstack::net {
+
+struct ListenSocket {
+  base::Fd fd;
+  std::uint16_t port = 0;  // tcp
+  std::string unix_path;   // unix; removed by remove_unix_socket()
+  std::uint64_t unix_inode = 0;
+};
+
+base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t port);
+base::Result<ListenSocket> listen_on_unix(const std::string& path, unsigned mode);
+// Takes a listening stream socket that somebody else made (systemd's LISTEN_FDS).
+base::Result<ListenSocket> adopt_listener(base::Fd fd);
+// Removes the file if it still is the socket that was made.
+void remove_unix_socket(const ListenSocket& socket);
+
+}  // namespace dstack::net
