@@ -12,8 +12,8 @@ namespace dstack::host {
 
 struct SystemdOptions {
   std::filesystem::path unit_directory = "/etc/systemd/system";
-  // D-Bus address of systemd itself (not of a bus); empty = the system bus, or systemd's private socket where no bus
-  // runs. The environment never decides.
+  // D-Bus address of systemd itself (not of a bus); empty = the system bus, or systemd's private socket where
+  // no bus runs. The environment never decides.
   std::string address;
   std::chrono::milliseconds call_timeout{25'000};  // of one D-Bus call
 };

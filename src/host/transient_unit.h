@@ -1,5 +1,5 @@
-// A command as a service of its own, without a unit file: it outlives the program that started it, and its cgroup ends
-// with it. Only where systemd is PID 1.
+// A command as a service of its own, without a unit file: it outlives the program that started it, and its
+// cgroup ends with it. Only where systemd is PID 1.
 #pragma once
 
 #include <sys/types.h>
@@ -32,9 +32,9 @@ struct TransientStatus {
   pid_t main_pid = 0;
 };
 
-// Starts it (Type=exec: returns when the program is executed) without capabilities or privileges. When it ends, all
-// that is left in its cgroup is killed and the unit is gone. Code::locked when a unit of that name runs,
-// Code::service_failed when the program cannot be executed. The address is as in SystemdOptions.
+// Starts it (Type=exec: returns when the program is executed) without capabilities or privileges. When it
+// ends, all that is left in its cgroup is killed and the unit is gone. Code::locked when a unit of that name
+// runs, Code::service_failed when the program cannot be executed. The address is as in SystemdOptions.
 base::Result<pid_t> start_transient_unit(const TransientUnit& unit, const std::string& address = {});
 // SIGTERM to all of it, SIGKILL after its stop_timeout; waits. An unknown one is success.
 base::Result<> stop_transient_unit(const std::string& name, const std::string& address = {});

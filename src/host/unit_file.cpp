@@ -60,16 +60,18 @@ TasksMax=64
 LimitNOFILE=4096
 )";
 
-// root without capabilities: it may ask systemd to start VMs and reads files that only root may read. /proc stays
-// whole, since VMs are found again there. No MemoryDenyWriteExecute: QEMU's TCG needs memory that is writable and
-// executable.
+// root without capabilities: it may ask systemd to start VMs and reads files that only root may read. /proc
+// stays whole, since VMs are found again there. No MemoryDenyWriteExecute: QEMU's TCG needs memory that is
+// writable and executable.
 constexpr std::string_view k_launcher = R"(RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_VSOCK
 DeviceAllow=/dev/kvm rw
 DeviceAllow=/dev/vhost-vsock rw
 DeviceAllow=/dev/net/tun rw
 )";
 
-bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+bool is_control(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+}
 
 bool is_utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
@@ -101,10 +103,9 @@ bool is_utf8(std::string_view text) {
 
 Result<> check_text(std::string_view text) {
   if (text.find('\0') != std::string_view::npos || !is_utf8(text)) {
-    return base::fail(
-        Code::invalid_argument,
-        base::format("'{}' cannot be written into a unit file", base::escape_control(text)),
-        "use UTF-8 text without NUL");
+    return base::fail(Code::invalid_argument,
+                      base::format("'{}' cannot be written into a unit file", base::escape_control(text)),
+                      "use UTF-8 text without NUL");
   }
   return {};
 }
@@ -112,34 +113,41 @@ Result<> check_text(std::string_view text) {
 Result<> check_path(std::string_view path, std::string_view what) {
   DS_CHECK(check_text(path));
   if (path.empty() || path.front() != '/' || std::ranges::any_of(path, is_control)) {
-    return base::fail(
-        Code::invalid_argument,
-        base::format("{} '{}' is not usable in a unit file", what, base::escape_control(path)),
-        "give an absolute path without control characters");
+    return base::fail(Code::invalid_argument,
+                      base::format("{} '{}' is not usable in a unit file", what, base::escape_control(path)),
+                      "give an absolute path without control characters");
   }
   return {};
 }
 
-std::string milliseconds(std::chrono::milliseconds time) { return base::format("{}ms", time.count()); }
+std::string milliseconds(std::chrono::milliseconds time) {
+  return base::format("{}ms", time.count());
+}
 
 bool is_below(std::string_view path, std::string_view directory) {
   return path == directory || (path.starts_with(directory) && path[directory.size()] == '/');
 }
 
-// Directories that the sandbox shows empty.
-bool is_hidden(std::string_view path) {
-  return std::ranges::any_of(std::array{"/home", "/root", "/run/user", "/tmp", "/var/tmp"},
-                             [&](std::string_view directory) { return is_below(path, directory); });
+bool is_home(std::string_view path) {
+  return is_below(path, "/home") || is_below(path, "/root") || is_below(path, "/run/user");
 }
 
-// The name below /run, for "/run/<name>" only: such a directory is gone after a reboot, so systemd has to make it.
+// In a directory that the sandbox shows empty.
+bool is_hidden(std::string_view path) {
+  return is_home(path) || is_below(path, "/tmp") || is_below(path, "/var/tmp");
+}
+
+// The name below /run, for "/run/<name>" only: such a directory is gone after a reboot, so systemd has to
+// make it.
 std::optional<std::string> runtime_directory(std::string_view path) {
   constexpr std::string_view k_run = "/run/";
   if (!path.starts_with(k_run)) {
     return std::nullopt;
   }
   const auto name = path.substr(k_run.size());
-  const auto plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_'; };
+  const auto plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_';
+  };
   if (name.empty() || !std::ranges::all_of(name, plain)) {
     return std::nullopt;
   }
@@ -154,7 +162,8 @@ Result<std::string> list_line(std::string_view key, const std::string& path) {
 }
 
 Result<std::string> sandbox_paths(const ServiceSpec& spec) {
-  std::string text = "ProtectHome=tmpfs\nPrivateTmp=yes\n";
+  std::string text = "PrivateTmp=yes\n";
+  bool needs_home = false;
   for (const auto& path : spec.writable_paths) {
     if (const auto name = runtime_directory(path)) {
       text += base::format("RuntimeDirectory={}\nRuntimeDirectoryPreserve=yes\n", *name);
@@ -162,6 +171,7 @@ Result<std::string> sandbox_paths(const ServiceSpec& spec) {
     }
     DS_TRY(const auto line, list_line(is_hidden(path) ? "BindPaths" : "ReadWritePaths", path));
     text += line;
+    needs_home = needs_home || is_home(path);
   }
   auto readable = spec.readable_paths;
   readable.push_back(std::filesystem::path(spec.argv.front()).parent_path().string());
@@ -174,9 +184,10 @@ Result<std::string> sandbox_paths(const ServiceSpec& spec) {
     if (is_hidden(path) && !covered) {
       DS_TRY(const auto line, list_line("BindReadOnlyPaths", path));
       text += line;
+      needs_home = needs_home || is_home(path);
     }
   }
-  return text;
+  return text + base::format("ProtectHome={}\n", needs_home ? "tmpfs" : "yes");
 }
 
 Result<std::string> exec_line(const std::vector<std::string>& argv) {
@@ -197,8 +208,8 @@ Result<std::string> exec_line(const std::vector<std::string>& argv) {
 
 Result<> check_unit_name(std::string_view name) {
   const auto good = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   };
   if (name.empty() || name.size() > k_longest_name || name.front() == '.' || name.front() == '-' ||
       !std::ranges::all_of(name, good)) {
@@ -242,8 +253,8 @@ Result<std::string> quote_unit_word(std::string_view word) {
 
 Result<std::string> plain_unit_value(std::string_view value) {
   DS_CHECK(check_text(value));
-  if (value.empty() || std::ranges::any_of(value, is_control) || value.front() == ' ' || value.back() == ' ' ||
-      value.back() == '\\') {
+  if (value.empty() || std::ranges::any_of(value, is_control) || value.front() == ' ' ||
+      value.back() == ' ' || value.back() == '\\') {
     return base::fail(Code::invalid_argument,
                       base::format("'{}' cannot be written into a unit file", base::escape_control(value)),
                       "use text without control characters, not ending in a space or a backslash");
@@ -267,8 +278,8 @@ Result<std::string> render_unit(const ServiceSpec& spec) {
     wants += "Wants=" + name + ".service\n";
   }
   text += "\n" + wants;
-  text += base::format("StartLimitIntervalSec={}\nStartLimitBurst={}\n", milliseconds(spec.start_limit_interval),
-                       spec.start_limit);
+  text += base::format("StartLimitIntervalSec={}\nStartLimitBurst={}\n",
+                       milliseconds(spec.start_limit_interval), spec.start_limit);
 
   DS_TRY(const auto exec, exec_line(spec.argv));
   text += "\n[Service]\nType=notify\nNotifyAccess=main\n" + exec;
@@ -290,7 +301,8 @@ Result<std::string> render_unit(const ServiceSpec& spec) {
       milliseconds(spec.restart_delay), milliseconds(spec.start_timeout), milliseconds(spec.stop_timeout));
   if (spec.sandbox != Sandbox::none) {
     DS_TRY(const auto paths, sandbox_paths(spec));
-    text += std::string(k_hardening) + std::string(spec.sandbox == Sandbox::strict ? k_strict : k_launcher) + paths;
+    text += std::string(k_hardening) + std::string(spec.sandbox == Sandbox::strict ? k_strict : k_launcher) +
+            paths;
   }
   return text + "\n[Install]\nWantedBy=multi-user.target\n";
 }
