@@ -1,0 +1,159 @@
+#include "cli/command.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <limits>
+#include <ostream>
+
+#include "base/format.h"
+
+namespace dstack::cli {
+namespace {
+
+// Decimal digits in the range of T; CLI11's own conversion takes signs, octal and hex.
+template <class T>
+CLI::Validator decimal() {
+  return CLI::Validator(
+      [](std::string& text) {
+        T value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error != std::errc{} || end != text.data() + text.size()) {
+          return base::format("\"{}\" is not a number from 0 to {}", text, std::numeric_limits<T>::max());
+        }
+        text = std::to_string(value);
+        return std::string();
+      },
+      "N");
+}
+
+}  // namespace
+
+struct Command::Impl {
+  std::unique_ptr<CLI::App> owned;  // the program only
+  CLI::App* app = nullptr;
+  std::vector<std::unique_ptr<Command>> verbs;
+  std::function<int()> action;
+
+  CLI::Option* finish(CLI::Option* option, const std::string& default_text) const {
+    if (!default_text.empty()) {
+      option->description(option->get_description() + " [default: " + default_text + "]");
+    }
+    return option;
+  }
+  // The deepest verb that was given.
+  const Impl& chosen() const {
+    for (const auto& verb : verbs) {
+      if (verb->m_impl->app->parsed()) {
+        return verb->m_impl->chosen();
+      }
+    }
+    return *this;
+  }
+};
+
+Command::Command(std::string name, std::string description) : m_impl(std::make_unique<Impl>()) {
+  m_impl->owned = std::make_unique<CLI::App>(std::move(description), std::move(name));
+  m_impl->app = m_impl->owned.get();
+  m_impl->app->set_version_flag("--version", std::string(DSTACK_VERSION), "print the version");
+  m_impl->app->set_help_flag("-h,--help", "print this help");
+  m_impl->app->get_formatter()->column_width(34);
+  m_impl->app->option_defaults()->always_capture_default(false);
+}
+Command::Command(std::unique_ptr<Impl> impl) : m_impl(std::move(impl)) {}
+Command::~Command() = default;
+
+Command& Command::verb(const std::string& name, const std::string& description,
+                       std::vector<std::string> aliases) {
+  auto impl = std::make_unique<Impl>();
+  impl->app = m_impl->app->add_subcommand(name, description);
+  impl->app->fallthrough();
+  impl->app->set_help_flag("-h,--help", "print this help");
+  for (const std::string& alias : aliases) {
+    impl->app->alias(alias);
+  }
+  m_impl->app->require_subcommand(0, 1);
+  m_impl->verbs.push_back(std::unique_ptr<Command>(new Command(std::move(impl))));
+  return *m_impl->verbs.back();
+}
+
+void Command::flag(const std::string& names, bool& target, const std::string& help) {
+  m_impl->app->add_flag(names, target, help);
+}
+void Command::option(const std::string& names, std::string& target, const std::string& help,
+                     const std::string& default_text) {
+  m_impl->finish(m_impl->app->add_option(names, target, help)->type_name(""), default_text);
+}
+void Command::option(const std::string& names, std::optional<std::string>& target, const std::string& help,
+                     const std::string& default_text) {
+  m_impl->finish(m_impl->app
+                     ->add_option_function<std::string>(
+                         names, [&target](const std::string& value) { target = value; }, help)
+                     ->type_name(""),
+                 default_text);
+}
+void Command::option(const std::string& names, std::uint16_t& target, const std::string& help,
+                     const std::string& default_text) {
+  m_impl->finish(m_impl->app->add_option(names, target, help)->check(decimal<std::uint16_t>())->type_name(""),
+                 default_text);
+}
+void Command::option(const std::string& names, std::uint32_t& target, const std::string& help,
+                     const std::string& default_text) {
+  m_impl->finish(m_impl->app->add_option(names, target, help)->check(decimal<std::uint32_t>())->type_name(""),
+                 default_text);
+}
+void Command::option(const std::string& names, std::vector<std::string>& target, const std::string& help) {
+  auto* option = m_impl->app->add_option(names, target, help)->type_name("");
+  // Without a dash it is positional and takes all that is left.
+  if (names.starts_with('-')) {
+    option->expected(1)->take_all()->allow_extra_args(false);
+  }
+}
+
+void Command::require(const std::string& name) {
+  m_impl->app->get_option(name)->required();
+}
+void Command::exclude(const std::string& a, const std::string& b) {
+  m_impl->app->get_option(a)->excludes(m_impl->app->get_option(b));
+}
+
+void Command::examples(const std::string& text) {
+  std::string footer = "Examples:\n  ";
+  for (const char c : text) {
+    footer += c;
+    if (c == '\n') {
+      footer += "  ";
+    }
+  }
+  m_impl->app->footer(footer);
+}
+
+void Command::action(std::function<int()> function) {
+  m_impl->action = std::move(function);
+}
+
+int Command::run(int argc, const char* const* argv, const Streams& streams) {
+  try {
+    m_impl->app->parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    std::ostringstream nothing;
+    m_impl->app->exit(success, streams.out, nothing);
+    streams.out.flush();
+    return k_exit_ok;
+  } catch (const CLI::ParseError& error) {
+    const Impl& chosen = m_impl->chosen();
+    std::string path;
+    for (const CLI::App* app = chosen.app; app != nullptr; app = app->get_parent()) {
+      path = app->get_name() + (path.empty() ? "" : " ") + path;
+    }
+    print_error(streams, {base::Code::usage, error.what(), {}, base::format("see \"{} --help\"", path)});
+    return k_exit_usage;
+  }
+  const Impl& chosen = m_impl->chosen();
+  if (!chosen.action) {
+    streams.err << chosen.app->help() << std::flush;
+    return k_exit_usage;
+  }
+  return chosen.action();
+}
+
+}  // namespace dstack::cli

@@ -1,0 +1,132 @@
+#include "cli/command.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+using namespace dstack;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+namespace {
+
+class CommandTest : public testing::Test {
+ protected:
+  std::ostringstream m_out;
+  std::ostringstream m_err;
+  cli::Streams m_streams{m_out, m_err};
+
+  bool m_json = false;
+  std::string m_compose;
+  std::optional<std::string> m_image;
+  std::uint32_t m_memory = 2048;
+  std::uint16_t m_port = 1;
+  std::vector<std::string> m_ports;
+  std::string m_ran;
+
+  int run(std::vector<const char*> arguments) {
+    cli::Command program("prog", "does things");
+    program.flag("-j,--json", m_json, "print JSON");
+    cli::Command& deploy = program.verb("deploy", "deploys", {"run"});
+    deploy.option("-c,--compose", m_compose, "compose file");
+    deploy.option("--image", m_image, "image");
+    deploy.option("--memory", m_memory, "memory in MB", "2048");
+    deploy.option("--number", m_port, "a port");
+    deploy.option("--port", m_ports, "map a port");
+    deploy.examples("prog deploy -c a\nprog run");
+    deploy.action([&] {
+      m_ran = "deploy";
+      return 7;
+    });
+    cli::Command& info = program.verb("info", "shows");
+    std::string id;
+    info.option("ID", id, "the app");
+    info.require("ID");
+    info.action([&] {
+      m_ran = "info " + id;
+      return 0;
+    });
+    cli::Command& image = program.verb("image", "images");
+    image.verb("list", "lists").action([&] {
+      m_ran = "image list";
+      return 0;
+    });
+    arguments.insert(arguments.begin(), "prog");
+    return program.run(static_cast<int>(arguments.size()), arguments.data(), m_streams);
+  }
+};
+
+}  // namespace
+
+TEST_F(CommandTest, RunsTheVerbWithItsOptions) {
+  EXPECT_EQ(run({"deploy", "-c", "file", "--port", "80", "--port", "1:2", "--memory", "512", "--image", "x"}),
+            7);
+  EXPECT_EQ(m_ran, "deploy");
+  EXPECT_EQ(m_compose, "file");
+  EXPECT_THAT(m_ports, ElementsAre("80", "1:2"));
+  EXPECT_EQ(m_memory, 512U);
+  EXPECT_EQ(m_image, "x");
+}
+
+TEST_F(CommandTest, AliasesAndGlobalOptionsAnywhere) {
+  EXPECT_EQ(run({"run", "--json"}), 7);
+  EXPECT_TRUE(m_json);
+  EXPECT_EQ(m_memory, 2048U);
+  m_json = false;
+  EXPECT_EQ(run({"-j", "deploy"}), 7);
+  EXPECT_TRUE(m_json);
+}
+
+TEST_F(CommandTest, VerbsNest) {
+  EXPECT_EQ(run({"image", "list"}), 0);
+  EXPECT_EQ(m_ran, "image list");
+  EXPECT_EQ(run({"image"}), 2);
+  EXPECT_THAT(m_err.str(), HasSubstr("list"));
+}
+
+TEST_F(CommandTest, HelpGoesToOutWithExamplesAndDefaults) {
+  EXPECT_EQ(run({"deploy", "--help"}), 0);
+  EXPECT_THAT(m_out.str(), HasSubstr("Examples:\n  prog deploy -c a\n  prog run"));
+  EXPECT_THAT(m_out.str(), HasSubstr("[default: 2048]"));
+  EXPECT_EQ(m_err.str(), "");
+  EXPECT_EQ(m_ran, "");
+  m_out.str("");
+  EXPECT_EQ(run({"--help"}), 0);
+  EXPECT_THAT(m_out.str(), HasSubstr("deploy"));
+}
+
+TEST_F(CommandTest, Version) {
+  EXPECT_EQ(run({"--version"}), 0);
+  EXPECT_EQ(m_out.str(), std::string(DSTACK_VERSION) + "\n");
+}
+
+TEST_F(CommandTest, UsageErrorsExitWithTwoAndNameTheHelp) {
+  for (const std::vector<const char*>& bad : std::vector<std::vector<const char*>>{
+           {"deploy", "--nonsense"},
+           {"nonsense"},
+           {"deploy", "--memory", "-5"},
+           {"deploy", "--memory", "0x10"},
+           {"deploy", "--memory", "4294967296"},
+           {"deploy", "--number", "65536"},
+           {"deploy", "--memory"},
+           {"deploy", "extra"},
+           {"info"},
+       }) {
+    m_err.str("");
+    EXPECT_EQ(run(bad), 2) << bad.back();
+    EXPECT_THAT(m_err.str(), HasSubstr("error[DS2100]: ")) << bad.back();
+    EXPECT_THAT(m_err.str(), HasSubstr("fix: see \"prog")) << bad.back();
+    EXPECT_EQ(m_out.str(), "");
+    EXPECT_EQ(m_ran, "");
+  }
+  run({"deploy", "--nonsense"});
+  EXPECT_THAT(m_err.str(), HasSubstr("prog deploy --help"));
+}
+
+TEST_F(CommandTest, NoVerbPrintsHelpOnErr) {
+  EXPECT_EQ(run({}), 2);
+  EXPECT_EQ(m_out.str(), "");
+  EXPECT_THAT(m_err.str(), HasSubstr("deploy"));
+}
