@@ -135,7 +135,8 @@ class Sink : public http::basic_parser<k_request> {
       return stop(431, base::format("more than {} header fields", k_max_fields), ec);
     }
     const auto end = m_data.find("\r\n", static_cast<std::size_t>(name.data() - m_data.data()));
-    if (end + 2 < m_data.size() && (m_data[end + 2] == ' ' || m_data[end + 2] == '\t')) {
+    if (end != std::string_view::npos && end + 2 < m_data.size() &&
+        (m_data[end + 2] == ' ' || m_data[end + 2] == '\t')) {
       return stop(400, "a header field continues on the next line", ec);
     }
     if (field == http::field::content_length) {

@@ -21,28 +21,30 @@ struct Call {
 
 class Service {
  public:
-  // `mount` is "/prpc", "/api" or ""; `prefixes` ("KMS.", "Teepod.") are stripped from method names, repeatedly.
+  // `mount` is "/prpc", "/api" or ""; `prefixes` ("KMS.", "Teepod.") are stripped from method names,
+  // repeatedly.
   explicit Service(std::string mount, std::vector<std::string> prefixes = {});
 
-  // service.on<CreateVmRequest, Id>("CreateVm", [&](const Call&, const CreateVmRequest&) -> base::Result<Id> {...});
+  // service.on<CreateVmRequest, Id>("CreateVm", [&](const Call&, const CreateVmRequest&) -> base::Result<Id>
+  // {...});
   template <class Request, class Response, class Function>
   void on(const std::string& method, Function function) {
-    m_methods[method] = Method{
-        [] { return std::make_unique<Request>(); },
-        [function](const Call& call, const google::protobuf::Message& request)
-            -> base::Result<std::unique_ptr<google::protobuf::Message>> {
-          base::Result<Response> response = function(call, static_cast<const Request&>(request));
-          if (!response) {
-            return std::unexpected(std::move(response).error());
-          }
-          return std::make_unique<Response>(std::move(*response));
-        }};
+    m_methods[method] = Method{[] { return std::make_unique<Request>(); },
+                               [function](const Call& call, const google::protobuf::Message& request)
+                                   -> base::Result<std::unique_ptr<google::protobuf::Message>> {
+                                 base::Result<Response> response =
+                                     function(call, static_cast<const Request&>(request));
+                                 if (!response) {
+                                   return std::unexpected(std::move(response).error());
+                                 }
+                                 return std::make_unique<Response>(std::move(*response));
+                               }};
   }
 
   // Does `path` lie under the mount?
   bool owns(std::string_view path) const;
-  // Success is 200; every error is 400 with {"error": "..."} or ProtoError, as the caller speaks. The error's code,
-  // and fix go into the headers X-Dstack-Code and X-Dstack-Fix, so that our own client can show them.
+  // Success is 200; every error is 400 with {"error": "..."} or PrpcError, as the caller speaks. The error's
+  // code and fix go into the headers X-Dstack-Code and X-Dstack-Fix, so that our own client can show them.
   net::Response handle(const net::Request& request) const;
   std::vector<std::string> methods() const;
 
