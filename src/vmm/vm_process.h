@@ -56,14 +56,28 @@ class VmProcesses {
   virtual base::Result<ProcessRecord> start(const ProcessSpec& spec) = 0;
   // Watches a process that an earlier run of this program started. False when it is gone.
   virtual bool adopt(const std::string& vm_id, const ProcessRecord& record) = 0;
-  // The process that holds a VM's lock file without a record of it, if there is one: the program died between
-  // starting it and writing it down.
-  virtual std::optional<ProcessRecord> find_holder(const fs::path& lock_file) = 0;
+  // The process that runs a VM without a record of it, if there is one: this program died between starting it
+  // and writing it down.
+  virtual std::optional<ProcessRecord> find_unrecorded(const std::string& vm_id,
+                                                       const fs::path& lock_file) = 0;
   // SIGKILL. The exit handler follows.
   virtual void kill(const std::string& vm_id) = 0;
 };
 
-// Real processes: own session, own cgroup below `cgroup_root` unless that is empty.
-std::unique_ptr<VmProcesses> make_vm_processes(fs::path cgroup_root);
+// Another way to bring a process to life than as a child of this program, for instance as a unit of a service
+// manager.
+class VmLauncher {
+ public:
+  virtual ~VmLauncher() = default;
+  // The main pid. Starting a VM that already runs is Code::locked. The lock file need not be held.
+  virtual base::Result<pid_t> launch(const ProcessSpec& spec) = 0;
+  // The main pid of a VM that this launcher started earlier, when it still runs.
+  virtual std::optional<pid_t> find(const std::string& vm_id) = 0;
+};
+
+// Real processes, watched by pidfd. Without a launcher they are children in a session of their own, and in an
+// own cgroup below `cgroup_root` unless that is empty.
+std::unique_ptr<VmProcesses> make_vm_processes(fs::path cgroup_root,
+                                               std::unique_ptr<VmLauncher> launcher = nullptr);
 
 }  // namespace dstack::vmm
