@@ -40,9 +40,13 @@ class SimulatedPlatform {
                                    const ReportData& report_data) const;
 
  private:
-  SimulatedPlatform(crypto::P256Key pck, std::string root, std::string chain)
-      : m_pck(std::move(pck)), m_root_pem(std::move(root)), m_chain_pem(std::move(chain)) {}
-  crypto::P256Key m_pck;
+  SimulatedPlatform(crypto::P256Key pck, crypto::P256Key attestation, std::string root, std::string chain)
+      : m_pck(std::move(pck)),
+        m_attestation(std::move(attestation)),
+        m_root_pem(std::move(root)),
+        m_chain_pem(std::move(chain)) {}
+  crypto::P256Key m_pck;          // signs the quoting enclave's report
+  crypto::P256Key m_attestation;  // signs quotes
   std::string m_root_pem;
   std::string m_chain_pem;
 };

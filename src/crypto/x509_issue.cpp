@@ -157,7 +157,7 @@ Result<> set_ca(X509* x509, unsigned path_length, const P256PublicKey& subject) 
   if (basic == nullptr || id == nullptr) {
     return fail_build("CA extensions");
   }
-  basic->ca = 1;
+  basic->ca = 0xff;  // DER's TRUE; OpenSSL writes the value as it stands
   basic->pathlen = ASN1_INTEGER_new();
   if (basic->pathlen == nullptr || ASN1_INTEGER_set(basic->pathlen, static_cast<long>(path_length)) != 1 ||
       X509_add1_ext_i2d(x509, NID_basic_constraints, basic.get(), 1, X509V3_ADD_DEFAULT) != 1 ||
