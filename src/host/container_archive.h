@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,11 +32,16 @@ Result<> write_container_archive(const fs::path& rootfs, const ContainerImage& i
 Result<> write_container_archive(const std::vector<std::pair<fs::path, std::string>>& files,
                                  const ContainerImage& image, const fs::path& output);
 
-// The references inside a docker or OCI archive (`RepoTags`, or the OCI ref-name annotations).
-struct ArchiveContents {
-  bool oci = false;
-  std::vector<std::string> references;
+// One image in an archive.
+struct ArchivedImage {
+  std::string reference;  // as the archive says, "localhost/hello-nginx:latest"
+  std::string source;     // what skopeo reads: "docker-archive:<path>:<reference>"
 };
-Result<ArchiveContents> read_archive_contents(const fs::path& archive);
+// The images of a docker archive (`RepoTags`) or an OCI archive (ref-name annotations), by name. An archive
+// without a name in it is Code::container_archive. Plain, gzip, xz and zstd tars are read.
+Result<std::vector<ArchivedImage>> read_archive_images(const fs::path& archive);
+
+// Letters, digits and "._-/:@+" only, at most 255, no leading dash.
+bool is_image_reference(std::string_view text);
 
 }  // namespace dstack::host

@@ -86,7 +86,4 @@ struct ImageVersion {
 };
 std::optional<ImageVersion> parse_image_version(std::string_view text);
 
-// The value of `key` in a kernel command line ("dstack.rootfs_hash"); the last one wins.
-std::optional<std::string> cmdline_value(std::string_view cmdline, std::string_view key);
-
 }  // namespace dstack::host

@@ -36,6 +36,9 @@ Result<VolumeBuild> build_volume(const fs::path& directory, const fs::path& outp
 // The same around a ready file system image (squashfs: its own length counts, else the file's).
 Result<VolumeBuild> build_volume_from_image(const fs::path& file_system, const fs::path& output);
 
+// The hex after "Root hash:" in what `veritysetup format` prints.
+Result<std::string> root_hash_in(std::string_view veritysetup_output);
+
 // The partition table of a volume, as bytes; pure, for tests and readers.
 struct VolumeLayout {
   std::uint64_t data_lba = 0;
@@ -58,6 +61,7 @@ struct VolumeEntry {
   std::string file;                 // bare file name, "<name>.img"; what verity_volumes[].source holds
   std::string verity_root;          // hex
   std::vector<std::string> images;  // normalised references it holds, "localhost/hello-nginx:latest"
+  std::string archive_sha256;       // of what it was made from
 };
 
 // "nginx" -> "docker.io/library/nginx:latest", "localhost/x" -> "localhost/x:latest"; a digest reference
@@ -77,7 +81,10 @@ class VolumeIndex {
   fs::path path_of(const VolumeEntry& entry) const { return m_directory / entry.file; }
 
  private:
-  friend class VolumeStore;
+  friend Result<VolumeEntry> add_image_volume(const fs::path&, const struct AddVolume&);
+  friend Result<> remove_volume(const fs::path&, std::string_view);
+  Result<> save() const;
+
   fs::path m_directory;
   std::vector<VolumeEntry> m_entries;
 };
