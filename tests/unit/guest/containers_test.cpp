@@ -1,0 +1,105 @@
+#include "guest/containers.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "unit/guest/fakes.h"
+#include "unit/guest/temp_dir.h"
+
+namespace dstack::guest {
+namespace {
+
+using base::Code;
+using testing::Contains;
+using testing::HasSubstr;
+
+class ContainersTest : public testing::Test {
+ protected:
+  ContainersTest()
+      : m_containers(m_runner,
+                     {m_dir / "data", m_dir / "work", m_dir / "run", m_dir / "podman/podman.sock"}) {
+    std::filesystem::create_directories(m_dir / "work");
+  }
+  TempDir m_dir;
+  FakeRunner m_runner;
+  Containers m_containers;
+};
+
+TEST(StorageConfig, NamesTheImageStores) {
+  EXPECT_EQ(storage_config({}, {"/run/a", "/run/b\"c"}),
+            "[storage]\ndriver = \"overlay\"\ngraphroot = \"/dstack/data/containers\"\n"
+            "runroot = \"/run/containers/storage\"\n[storage.options]\n"
+            "additionalimagestores = [\"/run/a\", \"/run/b\\\"c\"]\n");
+  EXPECT_THAT(storage_config({}, {}), HasSubstr("additionalimagestores = []"));
+}
+
+TEST_F(ContainersTest, StartsPodmansService) {
+  std::vector<std::string> environment;
+  m_runner.on_spawn = [&](const base::Spawn& what) {
+    environment = what.environment;
+    return base::Result<pid_t>(0);
+  };
+  ASSERT_TRUE(m_containers.start_service({"/run/images"}).has_value());
+  EXPECT_TRUE(m_runner.ran("podman"));
+  EXPECT_THAT(environment, Contains("CONTAINERS_STORAGE_CONF=" + (m_dir / "run/storage.conf").string()));
+  EXPECT_THAT(base::read_file(m_dir / "run/storage.conf").value(), HasSubstr("\"/run/images\""));
+}
+
+TEST_F(ContainersTest, NoticesAServiceThatEnds) {
+  m_runner.on_spawn = [](const base::Spawn&) {
+    const auto pid = ::fork();
+    if (pid == 0) {
+      ::_exit(125);
+    }
+    return base::Result<pid_t>(pid);
+  };
+  ASSERT_TRUE(m_containers.start_service({}).has_value());
+  const auto ready = m_containers.wait_for_service(std::chrono::seconds(20));
+  ASSERT_FALSE(ready.has_value());
+  EXPECT_EQ(ready.error().message, "podman's API service ended with status 125");
+}
+
+TEST_F(ContainersTest, GivesUpOnASilentService) {
+  ASSERT_TRUE(m_containers.start_service({}).has_value());
+  EXPECT_FALSE(m_containers.wait_for_service(std::chrono::milliseconds(30)).has_value());
+}
+
+TEST_F(ContainersTest, BringsTheComposeFileUp) {
+  ASSERT_TRUE(m_containers.up("services: {}\n", {}).has_value());
+  EXPECT_EQ(base::read_file(m_dir / "work/docker-compose.yaml").value(), "services: {}\n");
+  ASSERT_EQ(m_runner.commands.size(), 1u);
+  const auto& argv = m_runner.commands[0];
+  EXPECT_THAT(argv, Contains((m_dir / "work/docker-compose.yaml").string()));
+  EXPECT_THAT(argv, Contains("up"));
+  EXPECT_THAT(argv, Contains("-d"));
+  EXPECT_THAT(argv, Contains("--remove-orphans"));
+}
+
+TEST_F(ContainersTest, SaysWhyContainersDidNotStart) {
+  m_runner.on_run = [](const base::Command&) {
+    return base::Output{1, "",
+                        " Container dstack-web-1 Starting\nError response from daemon: no such image\n"};
+  };
+  const auto up = m_containers.up("services: {}\n", {});
+  ASSERT_FALSE(up.has_value());
+  EXPECT_EQ(up.error().code, Code::containers);
+  EXPECT_TRUE(up.error().what().starts_with("failed to start containers: ")) << up.error().what();
+  EXPECT_THAT(up.error().what(), HasSubstr("no such image"));
+}
+
+TEST(ProgramError, KeepsTheEndOfALongOutput) {
+  std::string output;
+  for (int i = 0; i < 1000; ++i) {
+    output += "line " + std::to_string(i) + "\n";
+  }
+  const auto error = program_error(Code::containers, "failed", {1, "", output});
+  EXPECT_LT(error.cause.size(), 2000u);
+  EXPECT_TRUE(error.cause.starts_with("line "));
+  EXPECT_TRUE(error.cause.ends_with("line 999"));
+  EXPECT_EQ(program_error(Code::containers, "failed", {7, "", ""}).what(), "failed: exit code 7");
+}
+
+}  // namespace
+}  // namespace dstack::guest
