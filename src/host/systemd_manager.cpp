@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -88,6 +89,11 @@ ServiceState state_of(const UnitProperties& unit) {
   return active == "failed" ? ServiceState::failed : ServiceState::stopped;
 }
 
+bool is_below(const std::filesystem::path& path, const std::filesystem::path& directory) {
+  const auto [stop, ignored] = std::mismatch(directory.begin(), directory.end(), path.begin(), path.end());
+  return stop == directory.end();
+}
+
 // The service's own words, then systemd's.
 std::string reason(const UnitProperties& unit, const std::string& job_result) {
   auto result = describe_result(unit);
@@ -122,9 +128,11 @@ class SystemdManager : public ServiceManager {
     DS_TRY(const auto present, read_unit(name));
     DS_TRY(auto bus, connect());
     DS_CHECK(stop_unit(bus, name));
-    if (auto done = bus.disable(unit_of(name)); !done) {
+    if (auto done = bus.disable(unit_of(name)); !done && !done.error().is("NoSuchUnit")) {
       return base::fail(done.error().as_error(base::format("cannot disable {}", unit_of(name))));
     }
+    // Left by a run that removed the file only.
+    DS_CHECK(base::remove_file(m_options.unit_directory / "multi-user.target.wants" / unit_of(name)));
     DS_CHECK(base::remove_file(unit_path(name)));
     DS_CHECK(reload(bus));
     if (auto done = bus.reset_failed(unit_of(name)); !done) {
@@ -156,10 +164,19 @@ class SystemdManager : public ServiceManager {
 
   Result<> shut_down() override {
     DS_TRY(auto bus, connect());
-    // The slice of the VMs stays as an empty cgroup once it was used. Stopping it would stop all that is in
-    // it, so only when nothing is: another installation may use it, too.
-    DS_TRY(const auto slice, slice_is_idle(bus));
-    if (slice) {
+    DS_TRY(const auto vms, vm_units(bus));
+    bool others = false;
+    for (const auto& vm : vms) {
+      DS_TRY(const auto unit, properties(bus, vm));
+      if (m_options.vms.empty() || !is_below(unit.string("WorkingDirectory"), m_options.vms)) {
+        others = true;
+        continue;
+      }
+      DS_CHECK(stop_unit(bus, vm));
+    }
+    // The slice of the VMs stays as an empty cgroup once it was used; stopping it would stop all that is in
+    // it.
+    if (!others) {
       if (auto done = bus.unit_job("StopUnit", k_slice, k_slack); !done && !done.error().is("NoSuchUnit")) {
         return base::fail(done.error().as_error(base::format("cannot stop {}", k_slice)));
       }
@@ -237,25 +254,36 @@ class SystemdManager : public ServiceManager {
     DS_TRY(auto bus, connect());
     if (text != present) {
       DS_CHECK(base::write_file_atomic(unit_path(spec.name), text, {.mode = 0644, .force_mode = true}));
-      DS_CHECK(reload(bus));
     }
     DS_TRY(auto unit, properties(bus, spec.name));
-    if (unit.integer("NeedDaemonReload") != 0) {
-      DS_CHECK(reload(bus));
-    }
-    const bool active = unit.string("ActiveState") == "active";
-    const bool stale = active && is_stale(spec.name, unit);
-    if (!active || anew || stale) {
-      DS_CHECK(run_job(bus, spec, active ? "RestartUnit" : "StartUnit"));
-    }
-    // Only what started once is to start with the machine.
-    if (unit.string("UnitFileState") != "enabled") {
+    const bool was_enabled = unit.string("UnitFileState") == "enabled";
+    if (!was_enabled) {
       if (auto done = bus.enable(unit_of(spec.name)); !done) {
         return base::fail(done.error().as_error(base::format("cannot enable {}", unit_of(spec.name))));
       }
+    }
+    if (text != present || !was_enabled || unit.integer("NeedDaemonReload") != 0) {
       DS_CHECK(reload(bus));
     }
-    return {};
+    const bool active = unit.string("ActiveState") == "active";
+    if (active && !anew && text == present && !is_stale(spec.name, unit)) {
+      return {};
+    }
+    auto done = run_job(bus, spec, active ? "RestartUnit" : "StartUnit");
+    // What never ran is not to be tried at every boot.
+    if (!done && !was_enabled) {
+      if (auto disabled = disable(bus, spec.name); !disabled) {
+        base::log_warn(disabled.error().what());
+      }
+    }
+    return done;
+  }
+
+  Result<> disable(SystemdBus& bus, const std::string& name) const {
+    if (auto done = bus.disable(unit_of(name)); !done) {
+      return base::fail(done.error().as_error(base::format("cannot disable {}", unit_of(name))));
+    }
+    return reload(bus);
   }
 
   Result<> run_job(SystemdBus& bus, const ServiceSpec& spec, const char* method) {
@@ -313,19 +341,16 @@ class SystemdManager : public ServiceManager {
     return {};
   }
 
-  static Result<bool> slice_is_idle(SystemdBus& bus) {
-    const auto slice = bus.properties(k_slice);
-    if (!slice) {
-      return base::fail(slice.error().as_error(base::format("cannot ask systemd about {}", k_slice)));
-    }
-    if (slice->string("ActiveState") != "active") {
-      return false;
-    }
-    const auto units = bus.list("dstack-vm-*");
+  // Names of the VMs' transient units, of all installations.
+  static Result<std::vector<std::string>> vm_units(SystemdBus& bus) {
+    auto units = bus.list("dstack-vm-*.service");
     if (!units) {
       return base::fail(units.error().as_error("cannot list systemd's units"));
     }
-    return units->empty();
+    for (auto& unit : *units) {
+      unit.resize(unit.size() - std::string_view(".service").size());
+    }
+    return std::move(*units);
   }
 
   SystemdOptions m_options;
@@ -337,8 +362,10 @@ std::unique_ptr<ServiceManager> make_systemd_manager(const SystemdOptions& optio
   return std::make_unique<SystemdManager>(options);
 }
 
-std::unique_ptr<ServiceManager> make_systemd_manager(const ServiceManagerOptions& /*options*/) {
-  return make_systemd_manager(SystemdOptions{});
+std::unique_ptr<ServiceManager> make_systemd_manager(const ServiceManagerOptions& options) {
+  SystemdOptions systemd;
+  systemd.vms = options.layout.vms();
+  return make_systemd_manager(systemd);
 }
 
 }  // namespace dstack::host

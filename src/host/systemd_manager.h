@@ -16,6 +16,8 @@ struct SystemdOptions {
   // no bus runs. The environment never decides.
   std::string address;
   std::chrono::milliseconds call_timeout{25'000};  // of one D-Bus call
+  // shut_down() stops the VM units whose working directory is below it; empty = none.
+  std::filesystem::path vms;
 };
 
 std::unique_ptr<ServiceManager> make_systemd_manager(const SystemdOptions& options);

@@ -195,6 +195,11 @@ Result<std::string> exec_line(const std::vector<std::string>& argv) {
     return base::fail(Code::invalid_argument, "a service without a program");
   }
   DS_CHECK(check_path(argv.front(), "program"));
+  if (argv.front().find_first_of("\"'\\") != std::string::npos) {
+    return base::fail(Code::invalid_argument,
+                      base::format("systemd does not run a program of the path '{}'", argv.front()),
+                      "choose a directory without quotes and backslashes in its name");
+  }
   std::string line = "ExecStart=";
   for (std::size_t i = 0; i < argv.size(); ++i) {
     // ':' turns off the expansion of $NAME, in all words.
