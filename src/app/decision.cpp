@@ -75,7 +75,7 @@ base::Result<BootInfo> parse_boot_info(std::string_view json) {
     return base::fail(std::move(parsed).error(), "boot info");
   }
   if (!parsed->is_object()) {
-    return base::fail(Code::bad_boot_info, "boot info: not a JSON object");
+    return base::fail(Code::boot_info_type, "boot info: not a JSON object");
   }
   BootInfo boot;
   struct Field {
@@ -98,7 +98,7 @@ base::Result<BootInfo> parse_boot_info(std::string_view json) {
     for (Field& field : fields) {
       if (key == field.key) {
         if (!value.is_string()) {
-          return base::fail(Code::bad_boot_info, base::format("boot info: {} must be a string", key));
+          return base::fail(Code::boot_info_type, base::format("boot info: {} must be a string", key));
         }
         *field.target = value.get<std::string>();
         field.seen = true;
@@ -108,7 +108,7 @@ base::Result<BootInfo> parse_boot_info(std::string_view json) {
       const bool good = value.is_array() && std::all_of(value.begin(), value.end(),
                                                         [](const Json& item) { return item.is_string(); });
       if (!good) {
-        return base::fail(Code::bad_boot_info, "boot info: advisoryIds must be a list of strings");
+        return base::fail(Code::boot_info_type, "boot info: advisoryIds must be a list of strings");
       }
       boot.advisory_ids = value.get<std::vector<std::string>>();
     }

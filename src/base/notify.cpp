@@ -1,8 +1,12 @@
 #include "base/notify.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -50,6 +54,29 @@ void notify_failed(const Error& error, int error_number) {
     text += "; " + error.fix;
   }
   send_state("STATUS=" + escape_control(text) + "\nERRNO=" + std::to_string(error_number));
+}
+
+std::vector<int> inherited_sockets() {
+  const auto number = [](const char* name) {
+    const char* text = std::getenv(name);
+    long value = 0;
+    if (text == nullptr || std::from_chars(text, text + std::strlen(text), value).ec != std::errc{}) {
+      return 0L;
+    }
+    return value;
+  };
+  const bool ours = number("LISTEN_PID") == ::getpid();
+  const long count = ours ? std::clamp(number("LISTEN_FDS"), 0L, 64L) : 0;
+  for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+    ::unsetenv(name);
+  }
+  std::vector<int> out;
+  for (int fd = 3; fd < 3 + count; ++fd) {
+    if (::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) {
+      out.push_back(fd);
+    }
+  }
+  return out;
 }
 
 }  // namespace dstack::base

@@ -1,0 +1,67 @@
+#include "auth/allowlist_cache.h"
+
+#include <ctime>
+
+namespace dstack::auth {
+
+namespace {
+
+// Kernel time stamps advance in steps of up to 10 ms. Two versions within one step can have the same stamps
+// (and the same size, and by reuse the same inode number), so a file that has just changed is read again
+// until its change lies safely behind the time of reading.
+constexpr std::int64_t k_settle_nanoseconds = 50'000'000;
+
+std::int64_t nanoseconds(const timespec& time) {
+  return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+}
+
+timespec system_now() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  return now;
+}
+
+}  // namespace
+
+AllowlistCache::AllowlistCache(std::filesystem::path path, bool force_strict, Clock now)
+    : m_path(std::move(path)),
+      m_force_strict(force_strict),
+      m_now(now ? std::move(now) : Clock(system_now)) {}
+
+std::shared_ptr<const Snapshot> AllowlistCache::get() {
+  if (m_snapshot && m_settled) {
+    const auto identity = app::file_identity(m_path);
+    if (identity && *identity == m_identity) {
+      return m_snapshot;
+    }
+  }
+  return load();
+}
+
+std::shared_ptr<const Snapshot> AllowlistCache::load() {
+  const timespec begin = m_now();
+  // Taken before reading as well, so that a refusal can be remembered for the file that caused it.
+  const auto before = app::file_identity(m_path);
+  ++m_loads;
+  auto loaded = app::load_allowlist(m_path);
+  auto snapshot = std::make_shared<Snapshot>();
+  m_settled = false;
+  if (loaded) {
+    m_identity = loaded->identity;
+    m_settled = true;
+    snapshot->allowlist = std::move(loaded->allowlist);
+    snapshot->allowlist->strict = snapshot->allowlist->strict || m_force_strict;
+  } else {
+    snapshot->error = std::move(loaded).error();
+    if (before) {
+      m_identity = *before;
+      m_settled = snapshot->error.code == base::Code::bad_allowlist;
+    }
+  }
+  m_settled = m_settled && nanoseconds(begin) - nanoseconds(m_identity.changed) > k_settle_nanoseconds &&
+              nanoseconds(begin) - nanoseconds(m_identity.modified) > k_settle_nanoseconds;
+  m_snapshot = snapshot;
+  return snapshot;
+}
+
+}  // namespace dstack::auth
