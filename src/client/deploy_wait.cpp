@@ -17,6 +17,10 @@ using std::chrono::steady_clock;
 // Polls that must see a VM not running before it counts as ended: QEMU may still be starting.
 constexpr int k_ended_polls = 5;
 
+bool lost_contact(Code code) {
+  return code == Code::vmm_unreachable || code == Code::net || code == Code::http || code == Code::timeout;
+}
+
 class Waiter {
  public:
   Waiter(const VmmClient& vmm, const Deployed& deployed, const DeployObserver& observer,
@@ -60,7 +64,7 @@ class Waiter {
   base::Result<> look() {
     auto info = m_vmm.info(m_deployed.vm_id);
     if (!info) {
-      const bool may_come_back = info.error().code == Code::vmm_unreachable || info.error().code == Code::net;
+      const bool may_come_back = lost_contact(info.error().code);
       if (may_come_back && steady_clock::now() - m_last_answer < m_options.vmm_silence) {
         wait("the VMM");
         return {};
