@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/format.h"
 #include "base/fs.h"
@@ -73,7 +74,7 @@ Result<KvmAnswer> try_kvm(const std::string& qemu, const fs::path& scratch) {
                   rom.native(),
                   "-device",
                   "isa-debug-exit,iobase=0xf4,iosize=4"};
-  command.timeout = std::chrono::seconds(3);
+  command.timeout = std::chrono::seconds(2);
   const auto output = base::run(command);
   DS_CHECK(base::remove_file(rom));
   if (!output) {
@@ -86,6 +87,26 @@ Result<KvmAnswer> try_kvm(const std::string& qemu, const fs::path& scratch) {
     return KvmAnswer{false, base::format("a guest under KVM ended with code {}", output->exit_code)};
   }
   return KvmAnswer{true, "a probe guest ran under KVM"};
+}
+
+// The answer holds until the machine or QEMU changes; a guest that hangs costs the whole time limit to
+// notice.
+Result<KvmAnswer> probe_once_per_boot(const std::string& qemu, const std::string& version,
+                                      const fs::path& scratch) {
+  const auto path = scratch / ".accelerator.json";
+  const auto boot = base::read_file("/proc/sys/kernel/random/boot_id", 256).value_or("");
+  const auto key = base::format("{}|{}|{}", base::trim(boot), qemu, base::trim(version));
+  const auto text = base::read_file(path, 64 * 1024).value_or("");
+  const auto known = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (known.is_object() && known.value("key", nlohmann::json()) == key && known.contains("kvm") &&
+      known["kvm"].is_boolean() && known.contains("reason") && known["reason"].is_string()) {
+    return KvmAnswer{known["kvm"].get<bool>(), known["reason"].get<std::string>()};
+  }
+  DS_TRY(auto answer, try_kvm(qemu, scratch));
+  const nlohmann::json record{{"key", key}, {"kvm", answer.works}, {"reason", answer.reason}};
+  DS_CHECK(base::write_file_atomic(
+      path, record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), {.mode = 0600}));
+  return answer;
 }
 
 }  // namespace
@@ -146,7 +167,7 @@ Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice,
       machine.reason = "the configuration says so";
       break;
     case AcceleratorChoice::automatic: {
-      DS_TRY(const auto answer, try_kvm(qemu, scratch));
+      DS_TRY(const auto answer, probe_once_per_boot(qemu, output->out, scratch));
       machine.accelerator.kvm = answer.works;
       machine.reason = answer.reason;
       break;

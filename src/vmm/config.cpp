@@ -262,6 +262,10 @@ void read_cvm(Reader& reader, Config& config, const fs::path& directory) {
   reader.text("cvm.cgroup_root", cgroup);
   config.volumes_dir = resolve(directory, volumes);
   config.cgroup_root = resolve(directory, cgroup);
+  // For platforms with vsock; simulated VMs have none.
+  std::uint32_t unused = 0;
+  reader.number("cvm.cid_start", unused, 3, UINT32_MAX);
+  reader.number("cvm.cid_pool_size", unused, 1, UINT32_MAX);
   reader.number("cvm.max_allocable_vcpu", config.max_vcpu, 1, 4096);
   reader.number("cvm.max_allocable_memory_in_mb", config.max_memory_mb, 1, INT32_MAX);
 
