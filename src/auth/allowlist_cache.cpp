@@ -2,6 +2,8 @@
 
 #include <ctime>
 
+#include "base/format.h"
+
 namespace dstack::auth {
 
 namespace {
@@ -23,6 +25,21 @@ timespec system_now() {
 
 }  // namespace
 
+base::Result<app::LoadedAllowlist> load_for_decisions(const std::filesystem::path& path, bool force_strict) {
+  auto loaded = app::load_allowlist(path);
+  if (loaded) {
+    loaded->allowlist.strict = loaded->allowlist.strict || force_strict;
+    return loaded;
+  }
+  base::Error error = std::move(loaded).error();
+  if (error.code == base::Code::bad_allowlist) {
+    error = std::move(error).wrap(base::format("the allow-list {} is not valid", path.string()));
+    error.fix =
+        base::format("repair or restore it, then try \"dstack-auth --config {} --check\"", path.string());
+  }
+  return base::fail(std::move(error));
+}
+
 AllowlistCache::AllowlistCache(std::filesystem::path path, bool force_strict, Clock now)
     : m_path(std::move(path)),
       m_force_strict(force_strict),
@@ -43,14 +60,13 @@ std::shared_ptr<const Snapshot> AllowlistCache::load() {
   // Taken before reading as well, so that a refusal can be remembered for the file that caused it.
   const auto before = app::file_identity(m_path);
   ++m_loads;
-  auto loaded = app::load_allowlist(m_path);
+  auto loaded = load_for_decisions(m_path, m_force_strict);
   auto snapshot = std::make_shared<Snapshot>();
   m_settled = false;
   if (loaded) {
     m_identity = loaded->identity;
     m_settled = true;
     snapshot->allowlist = std::move(loaded->allowlist);
-    snapshot->allowlist->strict = snapshot->allowlist->strict || m_force_strict;
   } else {
     snapshot->error = std::move(loaded).error();
     if (before) {

@@ -19,6 +19,9 @@ struct Snapshot {
   base::Error error;
 };
 
+// app::load_allowlist() with the strict profile forced on, if so asked, and with errors that name the file.
+base::Result<app::LoadedAllowlist> load_for_decisions(const std::filesystem::path& path, bool force_strict);
+
 class AllowlistCache {
  public:
   using Clock = std::function<timespec()>;

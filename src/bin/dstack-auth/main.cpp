@@ -3,8 +3,8 @@
 #include <optional>
 #include <string>
 
-#include "app/allowlist_file.h"
 #include "app/decision.h"
+#include "auth/allowlist_cache.h"
 #include "auth/explain.h"
 #include "auth/webhook.h"
 #include "base/bytes.h"
@@ -41,8 +41,7 @@ bool is_loopback(const std::string& address) {
 }
 
 base::Result<app::Allowlist> load(const Options& options) {
-  DS_TRY(auto loaded, app::load_allowlist(options.config));
-  loaded.allowlist.strict = loaded.allowlist.strict || options.policy == "strict";
+  DS_TRY(auto loaded, auth::load_for_decisions(options.config, options.policy == "strict"));
   return std::move(loaded.allowlist);
 }
 
