@@ -1,9 +1,12 @@
 #include "guest/containers.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <thread>
 
@@ -126,6 +129,11 @@ Result<> Containers::up(std::string_view compose_text, std::function<void(std::s
   DS_TRY(const auto output, m_runner.run(command));
   if (output.exit_code != 0) {
     return base::fail(program_error(Code::containers, "failed to start containers", output));
+  }
+  // Whoever hears that the app is up may pull the plug the next moment.
+  const base::Fd data(::open(m_paths.data.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!data || ::syncfs(data.get()) != 0) {
+    return base::fail_errno(Code::data_disk, "cannot write everything to the data disk", errno);
   }
   return {};
 }

@@ -21,6 +21,7 @@ class ContainersTest : public testing::Test {
       : m_containers(m_runner,
                      {m_dir / "data", m_dir / "work", m_dir / "run", m_dir / "podman/podman.sock"}) {
     std::filesystem::create_directories(m_dir / "work");
+    std::filesystem::create_directories(m_dir / "data");
   }
   TempDir m_dir;
   FakeRunner m_runner;

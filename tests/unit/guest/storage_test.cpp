@@ -82,6 +82,7 @@ TEST_F(DataDiskMount, InitialisesABlankDisk) {
   EXPECT_TRUE(m_runner.ran("mkfs.ext4"));
   ASSERT_EQ(m_mounter.mounts.size(), 1u);
   EXPECT_EQ(m_mounter.mounts[0].type, "ext4");
+  EXPECT_THAT(m_mounter.mounts[0].data, HasSubstr("nodelalloc"));
 }
 
 TEST_F(DataDiskMount, MountsACleanDiskWithoutATool) {
