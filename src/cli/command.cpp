@@ -23,7 +23,12 @@ CLI::Validator decimal() {
         text = std::to_string(value);
         return std::string();
       },
-      "N");
+      "");
+}
+
+// What stands for the value in the help; a positional argument is named by its own name.
+std::string value_name(const std::string& names) {
+  return names.starts_with('-') ? "VALUE" : "";
 }
 
 }  // namespace
@@ -81,28 +86,30 @@ void Command::flag(const std::string& names, bool& target, const std::string& he
 }
 void Command::option(const std::string& names, std::string& target, const std::string& help,
                      const std::string& default_text) {
-  m_impl->finish(m_impl->app->add_option(names, target, help)->type_name(""), default_text);
+  m_impl->finish(m_impl->app->add_option(names, target, help)->type_name(value_name(names)), default_text);
 }
 void Command::option(const std::string& names, std::optional<std::string>& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(m_impl->app
                      ->add_option_function<std::string>(
                          names, [&target](const std::string& value) { target = value; }, help)
-                     ->type_name(""),
+                     ->type_name(value_name(names)),
                  default_text);
 }
 void Command::option(const std::string& names, std::uint16_t& target, const std::string& help,
                      const std::string& default_text) {
-  m_impl->finish(m_impl->app->add_option(names, target, help)->check(decimal<std::uint16_t>())->type_name(""),
-                 default_text);
+  m_impl->finish(
+      m_impl->app->add_option(names, target, help)->check(decimal<std::uint16_t>())->type_name("N"),
+      default_text);
 }
 void Command::option(const std::string& names, std::uint32_t& target, const std::string& help,
                      const std::string& default_text) {
-  m_impl->finish(m_impl->app->add_option(names, target, help)->check(decimal<std::uint32_t>())->type_name(""),
-                 default_text);
+  m_impl->finish(
+      m_impl->app->add_option(names, target, help)->check(decimal<std::uint32_t>())->type_name("N"),
+      default_text);
 }
 void Command::option(const std::string& names, std::vector<std::string>& target, const std::string& help) {
-  auto* option = m_impl->app->add_option(names, target, help)->type_name("");
+  auto* option = m_impl->app->add_option(names, target, help)->type_name(value_name(names));
   // Without a dash it is positional and takes all that is left.
   if (names.starts_with('-')) {
     option->expected(1)->take_all()->allow_extra_args(false);
