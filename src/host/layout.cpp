@@ -61,6 +61,15 @@ fs::path staging_of(const fs::path& missing) {
   return missing.parent_path() / ("." + missing.filename().string() + ".dstackup-new");
 }
 
+// `path` and those of its parents that do not exist, outermost first.
+std::vector<fs::path> missing_directories(const fs::path& path) {
+  std::vector<fs::path> missing;
+  for (fs::path at = path; !is_there(at); at = at.parent_path()) {
+    missing.insert(missing.begin(), at);
+  }
+  return missing;
+}
+
 }  // namespace
 
 Result<> validate_directory(const fs::path& path, std::string_view what) {
@@ -144,10 +153,7 @@ Result<> ensure_state_directory(const Layout& layout) {
   if (is_there(layout.state)) {
     return {};
   }
-  std::vector<fs::path> missing;  // outermost first
-  for (fs::path at = layout.state; !is_there(at); at = at.parent_path()) {
-    missing.insert(missing.begin(), at);
-  }
+  const auto missing = missing_directories(layout.state);
   // Built beside its final place and renamed: a crash leaves either a staging directory, whose name says
   // whose it is and which the next run replaces, or the whole with its journal.
   const fs::path staging = staging_of(missing.front());
@@ -170,6 +176,11 @@ Result<> ensure_state_directory(const Layout& layout) {
     return base::fail_errno(Code::io, "cannot sync " + missing.front().parent_path().string(), errno);
   }
   return {};
+}
+
+Result<> discard_unfinished_state_directory(const Layout& layout) {
+  const auto missing = missing_directories(layout.state);
+  return missing.empty() ? Result<>() : base::remove_tree(staging_of(missing.front()));
 }
 
 }  // namespace dstack::host

@@ -64,5 +64,7 @@ std::string unit_name(std::string_view service, std::string_view instance);
 // are ours: a crash at any point leaves either nothing or a journaled directory. Used by everything that
 // writes there first.
 base::Result<> ensure_state_directory(const Layout& layout);
+// Removes what a crash in ensure_state_directory() left. For destroy.
+base::Result<> discard_unfinished_state_directory(const Layout& layout);
 
 }  // namespace dstack::host

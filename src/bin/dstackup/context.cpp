@@ -1,0 +1,46 @@
+#include "context.h"
+
+#include "base/bytes.h"
+#include "base/fs.h"
+
+namespace dstack::dstackup {
+
+base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host::InstallState& state) {
+  DS_TRY(auto endpoint, net::Endpoint::parse(state.client_url));
+  auto token = base::read_file(layout.token_file(), 4096);
+  if (!token) {
+    auto error = std::move(token).error();
+    if (error.code == base::Code::permission) {
+      error.fix = "run it with sudo";
+    }
+    return base::fail(std::move(error), "the VMM's token cannot be read");
+  }
+  return client::VmmClient(std::move(endpoint), std::string(base::trim(*token)));
+}
+
+base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,
+                                                                  const std::string& instance,
+                                                                  bool may_start) {
+  host::ServiceManagerOptions options;
+  options.layout = layout;
+  options.instance = instance;
+  options.may_start = may_start;
+  std::error_code error;
+  options.supervisor_program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  return host::open_service_manager(options);
+}
+
+base::Result<attest::TrustAnchors> trust_anchors(const host::Layout& layout, const std::string& platform) {
+  if (platform != "simulated") {
+    return attest::TrustAnchors();
+  }
+  DS_TRY(const auto root, base::read_file(layout.simulated_root()));
+  return attest::TrustAnchors::insecure_simulated(root);
+}
+
+int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb) {
+  const auto code = verb();
+  return code ? *code : cli::print_error(streams, code.error(), json);
+}
+
+}  // namespace dstack::dstackup

@@ -1,0 +1,34 @@
+// What install, status and destroy share.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "attest/verifier.h"
+#include "base/result.h"
+#include "cli/command.h"
+#include "cli/streams.h"
+#include "client/vmm_client.h"
+#include "host/layout.h"
+#include "host/service_manager.h"
+#include "host/state.h"
+
+namespace dstack::dstackup {
+
+// The VMM of this installation, with its token. Code::permission when the token cannot be read.
+base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host::InstallState& state);
+
+// The installation's service manager; `may_start` as in ServiceManagerOptions.
+base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,
+                                                                  const std::string& instance,
+                                                                  bool may_start);
+
+// Whom the KMS's evidence may chain to on this installation's platform.
+base::Result<attest::TrustAnchors> trust_anchors(const host::Layout& layout, const std::string& platform);
+
+// Runs a verb's function: an error is printed (as JSON with `json`) and becomes the exit code.
+int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb);
+
+}  // namespace dstack::dstackup

@@ -1,0 +1,176 @@
+#include <unistd.h>
+
+#include <ostream>
+#include <set>
+#include <thread>
+
+#include "base/format.h"
+#include "base/fs.h"
+#include "cli/progress.h"
+#include "context.h"
+#include "host/journal.h"
+#include "host/uninstall.h"
+#include "host/vm_record.h"
+#include "verbs.h"
+
+namespace dstack::dstackup {
+
+using base::Code;
+using base::Result;
+using Kind = host::JournalEntry::Kind;
+
+namespace {
+
+struct Flags {
+  std::optional<std::string> prefix;
+  std::optional<std::string> instance;
+  bool purge = false;
+};
+
+// The installation as far as it can still be known.
+struct Found {
+  host::Layout layout;
+  std::string instance;
+  std::optional<host::InstallState> state;  // absent too when the file is corrupt
+  std::vector<host::JournalEntry> journal;
+};
+
+Result<Found> find(const Flags& flags, cli::Progress& progress) {
+  Found out;
+  DS_TRY(out.layout, host::Layout::make(flags.prefix));
+  DS_TRY(out.instance, host::instance_name(flags.instance, flags.prefix));
+  auto state = host::load_state(out.layout.state_file());
+  if (state) {
+    out.state = std::move(*state);
+  } else if (state.error().code == Code::state_newer) {
+    return base::fail(std::move(state).error());
+  } else {
+    progress.warn(state.error().what() + "; going by the journal");
+  }
+  if (out.state && !flags.instance) {
+    out.instance = out.state->instance;
+  }
+  DS_TRY(out.journal, host::Journal::read(out.layout.journal()));
+  return out;
+}
+
+// In the order in which they must stop: the last one started first.
+std::vector<std::string> service_names(const Found& found) {
+  std::vector<std::string> out;
+  const auto add = [&](const std::string& name) {
+    if (!name.empty() && std::ranges::find(out, name) == out.end()) {
+      out.push_back(name);
+    }
+  };
+  if (found.state) {
+    add(found.state->vmm_unit);
+    add(found.state->auth_unit);
+  }
+  for (auto it = found.journal.rbegin(); it != found.journal.rend(); ++it) {
+    if (it->kind == Kind::service) {
+      add(it->name);
+    }
+  }
+  return out;
+}
+
+// Through the VMM, so that it does not start them again; what it does not end is ended below.
+void stop_vms(const Found& found, cli::Progress& progress) {
+  if (!found.state) {
+    return;
+  }
+  const auto vmm = open_vmm(found.layout, *found.state);
+  if (!vmm) {
+    return;
+  }
+  const auto vms = vmm->vms(/*brief=*/true);
+  if (!vms) {
+    progress.skip("the VMM does not answer; its VMs are ended by their processes");
+    return;
+  }
+  for (const auto& vm : *vms) {
+    if (vm.status() == "running" || vm.status() == "exited") {
+      const auto stopped = vmm->stop(vm.id());
+      stopped ? progress.ok("stopped the VM " + vm.name())
+              : progress.warn("cannot stop the VM " + vm.name() + ": " + stopped.error().what());
+    }
+  }
+  for (int i = 0; i < 100 && !host::live_vms(found.layout.vms()).empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+Result<> stop_everything(const Found& found, cli::Progress& progress) {
+  stop_vms(found, progress);
+  DS_TRY(const auto services, open_services(found.layout, found.instance, /*may_start=*/false));
+  for (const auto& name : service_names(found)) {
+    DS_CHECK(services->remove(name));
+    progress.ok("stopped " + name);
+  }
+  DS_CHECK(host::kill_vms(found.layout.vms()));
+  DS_CHECK(services->shut_down());
+  for (const auto& entry : found.journal) {
+    // Only units of ours are ever journaled there; a crash may have left one that the manager does not know.
+    if (entry.kind == Kind::unit_file && entry.name.starts_with("/etc/systemd/system/dstack-")) {
+      DS_CHECK(base::remove_file(entry.name));
+    }
+  }
+  return {};
+}
+
+bool anything_there(const Found& found) {
+  std::error_code error;
+  return found.state || !found.journal.empty() || std::filesystem::exists(found.layout.state, error) ||
+         std::filesystem::exists(found.layout.config, error);
+}
+
+Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
+  cli::Progress progress(streams);
+  if (::geteuid() != 0) {
+    return base::fail(Code::not_root, "dstackup destroy needs root", "run it with sudo");
+  }
+  DS_TRY(const auto found, find(flags, progress));
+  DS_CHECK(host::discard_unfinished_state_directory(found.layout));
+  if (!anything_there(found)) {
+    streams.out << "nothing is installed " << (flags.prefix ? "below " + *flags.prefix : "here") << '\n';
+    return cli::k_exit_ok;
+  }
+  std::optional<base::FileLock> lock;
+  std::error_code error;
+  if (std::filesystem::exists(found.layout.state, error)) {
+    DS_TRY(lock, base::FileLock::try_acquire(found.layout.install_lock()));
+    if (!lock) {
+      return base::fail(Code::locked, "another dstackup works on this installation",
+                        "wait until it has finished and try again");
+    }
+  }
+  DS_CHECK(stop_everything(found, progress));
+  DS_CHECK(host::remove_run_time(found.layout));
+  if (!flags.purge) {
+    streams.out << "taken down; kept in " << found.layout.config.string() << " and "
+                << found.layout.state.string()
+                << ": token, allow-list, images, VMs with their data, the KMS's keys\n"
+                << "  'dstackup install' brings it back, 'dstackup destroy --purge' removes it for good\n";
+    return cli::k_exit_ok;
+  }
+  DS_TRY(const auto removal, host::purge(found.layout, found.journal));
+  for (const auto& kept : removal.kept) {
+    progress.warn("kept " + kept + ", which is not ours");
+  }
+  streams.out << "taken down and removed in " << cli::format_seconds(progress.elapsed()) << '\n';
+  return cli::k_exit_ok;
+}
+
+}  // namespace
+
+void add_destroy(cli::Command& program, const cli::Streams& streams) {
+  auto flags = std::make_shared<Flags>();
+  auto& verb = program.verb("destroy", "stop everything and take it down");
+  verb.option("--prefix", flags->prefix, "the installation below this directory");
+  verb.option("--instance", flags->instance, "suffix of the services' names", "the installed one");
+  verb.flag("--purge", flags->purge, "remove all data too: images, VMs, keys");
+  verb.examples("dstackup destroy\ndstackup destroy --purge --prefix /opt/dstack-test");
+  verb.action([flags, &streams] { return report(streams, false, [&] { return destroy(*flags, streams); }); });
+}
+
+}  // namespace dstack::dstackup

@@ -1,0 +1,201 @@
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "base/format.h"
+#include "base/fs.h"
+#include "cli/progress.h"
+#include "context.h"
+#include "host/install_plan.h"
+#include "host/install_steps.h"
+#include "kms_stage.h"
+#include "verbs.h"
+
+namespace dstack::dstackup {
+
+using base::Code;
+using base::Result;
+
+namespace {
+
+struct Flags {
+  host::InstallOptions options;
+  std::optional<std::string> dashboard_port, auth_port, host_api_port, kms_port, cid_start;
+  bool dry_run = false;
+  bool json = false;
+};
+
+template <class Number>
+Result<> parse_number(const char* flag, const std::optional<std::string>& text, std::optional<Number>& out) {
+  if (!text) {
+    return {};
+  }
+  Number value = 0;
+  const char* end = text->data() + text->size();
+  const auto [stop, error] = std::from_chars(text->data(), end, value);
+  if (error != std::errc() || stop != end) {
+    return base::fail(Code::usage, base::format("{} '{}' is not a number from 0 to {}", flag, *text,
+                                                std::numeric_limits<Number>::max()));
+  }
+  out = value;
+  return {};
+}
+
+Result<host::InstallOptions> parse(const Flags& flags) {
+  auto options = flags.options;
+  DS_CHECK(parse_number("--dashboard-port", flags.dashboard_port, options.dashboard_port));
+  DS_CHECK(parse_number("--auth-port", flags.auth_port, options.auth_port));
+  DS_CHECK(parse_number("--host-api-port", flags.host_api_port, options.host_api_port));
+  DS_CHECK(parse_number("--kms-port", flags.kms_port, options.kms_port));
+  DS_CHECK(parse_number("--cid-start", flags.cid_start, options.cid_start));
+  return options;
+}
+
+struct Planned {
+  host::InstallFacts facts;
+  host::InstallPlan plan;
+};
+
+// Everything that can be known before the first side effect.
+Result<Planned> preflight(const host::InstallOptions& options) {
+  DS_TRY(auto facts, host::gather_facts(options));
+  DS_TRY(auto plan, host::make_plan(options, facts));
+  const bool known_image = facts.state && facts.state->os_image_hash == plan.os_image_hash;
+  if (facts.image && !facts.image->os_image_hash.empty() && !known_image) {
+    DS_CHECK(host::verify_image_digest(*facts.image));
+  }
+  return Planned{std::move(facts), std::move(plan)};
+}
+
+Result<base::FileLock> take_lock(const host::Layout& layout) {
+  DS_TRY(auto lock, base::FileLock::try_acquire(layout.install_lock()));
+  if (!lock) {
+    return base::fail(Code::locked, "another dstackup works on this installation",
+                      "wait until it has finished and try again");
+  }
+  return std::move(*lock);
+}
+
+std::string result_as_json(const host::InstallPlan& plan, bool changed, double seconds) {
+  nlohmann::ordered_json json;
+  json["changed"] = changed;
+  json["platform"] = plan.platform;
+  json["image"] = plan.image;
+  json["osImageHash"] = plan.os_image_hash;
+  json["dashboardUrl"] = plan.state.client_url;
+  json["kmsUrl"] = plan.kms_port == 0 ? "" : base::format("https://127.0.0.1:{}", plan.kms_port);
+  json["kmsVmId"] = plan.state.kms_vm_id.value_or("");
+  json["kmsCaSha256"] = plan.state.kms_ca_sha256;
+  json["seconds"] = seconds;
+  return json.dump(2);
+}
+
+void print_summary(const cli::Streams& streams, const host::InstallPlan& plan, bool changed,
+                   const std::string& elapsed) {
+  auto& out = streams.out;
+  out << (changed ? "installed in " : "nothing to do, all is up (") << elapsed << (changed ? "" : ")")
+      << '\n';
+  out << "  platform   " << plan.platform
+      << (plan.platform == "simulated" ? " (no TEE protects these VMs: for development)" : "") << '\n';
+  out << "  VMM API    " << plan.state.client_url << '\n';
+  if (plan.kms_port != 0) {
+    out << "  KMS        https://127.0.0.1:" << plan.kms_port << ", root certificate sha256 "
+        << plan.state.kms_ca_sha256.substr(0, 16) << "…\n";
+  }
+  out << "  image      " << (plan.image.empty() ? "none" : plan.image) << '\n';
+  const auto with = plan.layout.prefix ? " --prefix " + plan.layout.prefix->string() : std::string();
+  out << "next: dstack deploy -c docker-compose.yaml -n hello --port 18080:80" << with << '\n';
+}
+
+Result<int> install(const Flags& flags, const cli::Streams& streams) {
+  DS_TRY(const auto options, parse(flags));
+  cli::Progress progress(streams, flags.json);
+  DS_TRY(auto planned, preflight(options));
+  auto* plan = &planned.plan;
+  DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run));
+  host::InstallContext context{*plan, *services};
+  if (flags.dry_run) {
+    const auto steps = host::install_steps(context);
+    streams.out << (flags.json ? host::plan_as_json(*plan, steps) + "\n" : host::plan_as_text(*plan, steps));
+    return cli::k_exit_ok;
+  }
+  DS_CHECK(host::ensure_state_directory(plan->layout));
+  DS_TRY(const auto lock, take_lock(plan->layout));
+  DS_TRY(const auto now, host::load_state(plan->layout.state_file()));
+  const auto text = [](const std::optional<host::InstallState>& s) {
+    return s ? host::to_json_text(*s) : "";
+  };
+  if (text(now) != text(planned.facts.state)) {
+    // Another install finished between our look and our lock.
+    DS_TRY(auto again, preflight(options));
+    planned = std::move(again);
+  }
+  for (const auto& warning : plan->warnings) {
+    progress.warn(warning);
+  }
+  DS_TRY(auto journal, host::Journal::open(plan->layout.journal()));
+  bool changed = false;
+  progress.step("services run under: " + services->description());
+  for (const auto& step : host::install_steps(context)) {
+    auto applied = host::run_step(step, journal);
+    if (!applied) {
+      auto error = std::move(applied).error();
+      if (error.fix.empty()) {
+        error.fix =
+            "what was made is kept: run install again to go on, or 'dstackup destroy --purge' to take it "
+            "away";
+      }
+      return base::fail(std::move(error), "install stopped at the step " + step.name);
+    }
+    *applied ? progress.ok(step.name) : progress.skip(step.name + " (as it was)");
+    changed |= *applied;
+  }
+  DS_TRY(const auto vmm, open_vmm(plan->layout, plan->state));
+  DS_CHECK(vmm.version());
+  if (plan->kms_port != 0) {
+    DS_TRY(const bool kms_changed, bring_up_kms({*plan, vmm, journal, progress}));
+    kms_changed ? progress.ok("KMS answers, its evidence verifies, its root is pinned")
+                : progress.skip("KMS (as it was, answers under the pinned root)");
+    changed |= kms_changed;
+  }
+  if (flags.json) {
+    streams.out << result_as_json(*plan, changed, progress.elapsed().count()) << '\n';
+  } else {
+    print_summary(streams, *plan, changed, cli::format_seconds(progress.elapsed()));
+  }
+  return cli::k_exit_ok;
+}
+
+}  // namespace
+
+void add_install(cli::Command& program, const cli::Streams& streams) {
+  auto flags = std::make_shared<Flags>();
+  auto& verb = program.verb("install", "set this host up: services, KMS, identities");
+  auto& o = flags->options;
+  verb.option("--platform", o.platform, "auto, tdx, amd-sev-snp or simulated", "auto");
+  verb.option("--prefix", o.prefix, "keep everything below this directory", "the system's directories");
+  verb.option("--instance", o.instance, "suffix of the services' names", "from --prefix");
+  verb.option("--image", o.image, "guest image", "the installed one, else the newest");
+  verb.option("--dashboard-port", flags->dashboard_port, "port of the VMM's API", "9080");
+  verb.option("--auth-port", flags->auth_port, "port of the authorisation webhook", "8001");
+  verb.option("--host-api-port", flags->host_api_port, "port on which guests reach the VMM", "10000");
+  verb.option("--kms-port", flags->kms_port, "port of the KMS", "a free one");
+  verb.option("--cid-start", flags->cid_start, "first vsock address of our VMs", "a free block");
+  verb.option("--kms-image", o.kms_image, "container image of the KMS",
+              "localhost/dstack-kms:" DSTACK_VERSION);
+  verb.flag("--no-kms", o.no_kms, "no KMS: apps get no keys");
+  verb.flag("--allow-unpinned-image", o.allow_unpinned_image, "release keys to any guest image");
+  verb.option("--qemu", o.qemu, "QEMU program", "qemu-system-x86_64");
+  verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
+  verb.flag("--dry-run", flags->dry_run, "print what would be done and touch nothing");
+  verb.flag("-j,--json", flags->json, "print the result as JSON");
+  verb.exclude("--no-kms", "--kms-port");
+  verb.exclude("--no-kms", "--kms-image");
+  verb.examples(
+      "dstackup install --platform simulated\n"
+      "dstackup install --platform simulated --prefix /opt/dstack-test --dashboard-port 9180");
+  verb.action(
+      [flags, &streams] { return report(streams, flags->json, [&] { return install(*flags, streams); }); });
+}
+
+}  // namespace dstack::dstackup

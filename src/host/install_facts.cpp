@@ -1,0 +1,116 @@
+#include <unistd.h>
+
+#include "base/format.h"
+#include "base/process.h"
+#include "host/install_plan.h"
+#include "host/render.h"
+#include "host/service_manager.h"
+#include "host/supervisor.h"
+#include "host/vm_record.h"
+#include "host/volume.h"
+
+namespace dstack::host {
+
+using base::Code;
+using base::Result;
+
+namespace {
+
+std::filesystem::path own_directory() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+}
+
+std::filesystem::path program(const std::filesystem::path& directory, const char* name) {
+  const auto path = directory / name;
+  return ::access(path.c_str(), X_OK) == 0 ? path : std::filesystem::path();
+}
+
+// --image, else what is installed, else the newest one that loads.
+Result<std::optional<Image>> choose_image(const InstallOptions& options, const InstallFacts& facts) {
+  const auto images = facts.layout.images();
+  if (options.image) {
+    DS_TRY(auto image, find_image(images, *options.image));
+    return std::optional(std::move(image));
+  }
+  const auto& known = facts.state ? facts.state : facts.last;
+  if (known && known->image) {
+    if (auto image = find_image(images, *known->image)) {
+      return std::optional(std::move(*image));
+    }
+  }
+  DS_TRY(auto all, list_images(images));
+  // Without a digest an image cannot be pinned, so such ones are only taken when they may stay unpinned.
+  const bool needs_digest = !options.no_kms && !options.allow_unpinned_image;
+  while (needs_digest && !all.empty() && all.back().os_image_hash.empty()) {
+    all.pop_back();
+  }
+  return all.empty() ? std::optional<Image>() : std::optional(std::move(all.back()));
+}
+
+std::string kms_image_reference(const InstallOptions& options, const InstallFacts& facts) {
+  if (options.kms_image) {
+    return *options.kms_image;
+  }
+  const auto& known = facts.state ? facts.state : facts.last;
+  return known && !known->kms_image.empty() ? known->kms_image : "localhost/dstack-kms:" DSTACK_VERSION;
+}
+
+}  // namespace
+
+Result<InstallFacts> gather_facts(const InstallOptions& options) {
+  InstallFacts facts;
+  facts.root = ::geteuid() == 0;
+  DS_TRY(const auto wanted, parse_platform(options.platform));
+  DS_TRY(facts.layout, Layout::make(options.prefix));
+  DS_TRY(facts.instance, instance_name(options.instance, options.prefix));
+  DS_TRY(facts.state, load_state(facts.layout.state_file()));
+  if (!facts.state) {
+    DS_TRY(facts.last, load_state(facts.layout.last_state_file()));
+  }
+  DS_TRY(facts.platform, choose_platform(wanted));
+  DS_TRY(facts.image, choose_image(options, facts));
+  if (!options.no_kms) {
+    DS_TRY(const auto index, VolumeIndex::load(facts.layout.state));
+    if (const auto* volume = index.find_by_image(kms_image_reference(options, facts))) {
+      // The place where `dstack deploy` puts image stores too.
+      facts.kms_volumes = {{volume->file, volume->verity_root, "/run/dstack/image-stores/" + volume->name}};
+      facts.kms_image_in_volume = true;
+    }
+  }
+  facts.program_directory =
+      options.bin_dir
+          ? std::filesystem::path(*options.bin_dir)
+          : (program(own_directory(), "dstack-vmm").empty() ? facts.layout.libexec : own_directory());
+  facts.auth_program = program(facts.program_directory, "dstack-auth");
+  facts.vmm_program = program(facts.program_directory, "dstack-vmm");
+  const auto& known = facts.state;
+  facts.qemu =
+      base::find_tool(
+          options.qemu.value_or(known && !known->qemu_path.empty() ? known->qemu_path : "qemu-system-x86_64"))
+          .value_or("");
+  facts.others = scan_other_vmms({facts.layout.vmm_toml(), facts.layout.vms()});
+  facts.memory_mib = available_memory_mib();
+  facts.disk_mib = free_disk_mib(facts.layout.state);
+  ServiceManagerOptions manager_options;
+  manager_options.layout = facts.layout;
+  manager_options.instance = facts.instance;
+  manager_options.may_start = false;
+  DS_TRY(const auto manager, open_service_manager(manager_options));
+  if (known) {
+    const auto active = [&](const std::string& unit) {
+      const auto status = manager->status(unit);
+      return status && status->state == ServiceState::active;
+    };
+    facts.auth_running = active(known->auth_unit);
+    facts.vmm_running = active(known->vmm_unit);
+    facts.kms_running = known->kms_vm_id && read_live_vm(facts.layout.vms() / *known->kms_vm_id).has_value();
+  }
+  if (manager->kind() == "supervisor") {
+    const auto root = supervisor_cgroup_root(facts.instance);
+    facts.cgroup_root = root.empty() ? "" : root + "/vms";
+  }
+  return facts;
+}
+
+}  // namespace dstack::host

@@ -1,0 +1,272 @@
+#include "host/install_plan.h"
+
+#include "base/format.h"
+#include "host/render.h"
+#include "host/volume.h"
+
+namespace dstack::host {
+
+using base::Code;
+using base::Result;
+
+namespace {
+
+constexpr std::uint64_t k_least_memory_mib = 1500;
+constexpr std::uint64_t k_least_disk_mib = 2048;
+
+std::unexpected<base::Error> unmet(std::string message, std::string fix) {
+  return base::fail(Code::preflight, std::move(message), std::move(fix));
+}
+
+Result<> check_host(const InstallFacts& facts) {
+  if (!facts.root) {
+    return base::fail(Code::not_root, "dstackup install needs root", "run it with sudo");
+  }
+  for (const auto& [name, path] :
+       {std::pair{"dstack-vmm", facts.vmm_program}, std::pair{"dstack-auth", facts.auth_program}}) {
+    if (path.empty()) {
+      return unmet(base::format("{} is not in {}", name, facts.program_directory.string()),
+                   "name the directory that holds the programs with --bin-dir");
+    }
+  }
+  if (facts.qemu.empty()) {
+    return unmet("QEMU is not installed",
+                 "apt-get install qemu-system-x86 qemu-utils, or name the program with --qemu");
+  }
+  if (facts.memory_mib && *facts.memory_mib < k_least_memory_mib) {
+    return unmet(base::format("only {} MiB of memory are available, {} are needed", *facts.memory_mib,
+                              k_least_memory_mib),
+                 "stop something, or use a larger machine");
+  }
+  if (facts.disk_mib && *facts.disk_mib < k_least_disk_mib) {
+    return unmet(base::format("only {} MiB are free for {}, {} are needed", *facts.disk_mib,
+                              facts.layout.state.string(), k_least_disk_mib),
+                 "free some space, or install elsewhere with --prefix");
+  }
+  return {};
+}
+
+Result<> check_image(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  if (!facts.image) {
+    if (options.no_kms) {
+      plan.warnings.emplace_back(
+          "there is no guest image yet: build one with 'dstackup image build' before a deploy");
+      return {};
+    }
+    return base::fail(Code::image_missing,
+                      "there is no guest image with a digest in " + facts.layout.images().string(),
+                      "build one with 'dstackup image build'");
+  }
+  plan.image = facts.image->name;
+  plan.os_image_hash = facts.image->os_image_hash;
+  if (options.allow_unpinned_image) {
+    plan.os_image_hash.clear();
+    plan.warnings.emplace_back("--allow-unpinned-image: the KMS releases keys to any guest image");
+    return {};
+  }
+  if (plan.os_image_hash.empty() && !options.no_kms) {
+    return base::fail(
+        Code::image_unpinned,
+        base::format("the guest image {} has no digest.txt, so keys could not be bound to it", plan.image),
+        "build the image again, or accept any image with --allow-unpinned-image");
+  }
+  return {};
+}
+
+// Settings that are part of what the KMS was measured with, or of how its VM was made.
+Result<> check_unchanged_kms(const InstallOptions& options, const InstallState& state) {
+  if (!state.kms_vm_id || state.kms_port == 0) {
+    return {};
+  }
+  const auto refuse = [](const char* flag, const std::string& have) {
+    return base::fail(
+        Code::invalid_argument,
+        base::format("{} cannot change while the KMS exists, it was set up with {}", flag, have),
+        base::format("leave {} out, or 'dstackup destroy --purge' first (apps lose their keys)", flag));
+  };
+  if (options.no_kms) {
+    return refuse("--no-kms", "a KMS");
+  }
+  if (options.kms_port && *options.kms_port != state.kms_port) {
+    return refuse("--kms-port", std::to_string(state.kms_port));
+  }
+  if (options.auth_port && *options.auth_port != state.auth_port) {
+    return refuse("--auth-port", std::to_string(state.auth_port));
+  }
+  if (options.kms_image &&
+      normalize_image_reference(*options.kms_image) != normalize_image_reference(state.kms_image)) {
+    return refuse("--kms-image", state.kms_image);
+  }
+  return {};
+}
+
+template <class Number>
+Number first_of(const std::optional<Number>& flag, const std::optional<InstallState>& state,
+                Number (*get)(const InstallState&), Number otherwise) {
+  if (flag) {
+    return *flag;
+  }
+  const Number kept = state ? get(*state) : Number{0};
+  return kept != 0 ? kept : otherwise;
+}
+
+Result<> choose_ports(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  const auto& known = facts.state ? facts.state : facts.last;
+  plan.dashboard_port = first_of<std::uint16_t>(
+      options.dashboard_port, known, [](const InstallState& s) { return s.dashboard_port(); },
+      k_default_dashboard_port);
+  plan.auth_port = first_of<std::uint16_t>(
+      options.auth_port, known, [](const InstallState& s) { return s.auth_port; }, k_default_auth_port);
+  plan.host_api_port = first_of<std::uint16_t>(
+      options.host_api_port, known, [](const InstallState& s) { return s.host_api_port; },
+      k_default_host_api_port);
+  if (!options.no_kms) {
+    plan.kms_port =
+        first_of<std::uint16_t>(options.kms_port, known, [](const InstallState& s) { return s.kms_port; }, 0);
+    if (plan.kms_port == 0) {
+      DS_TRY(plan.kms_port,
+             pick_host_port(k_first_kms_port, {plan.dashboard_port, plan.auth_port, plan.host_api_port},
+                            facts.port_is_free));
+    }
+  }
+  const auto kept = [&](std::uint16_t port, std::uint16_t (*get)(const InstallState&), bool running) {
+    return facts.state && running && get(*facts.state) == port;
+  };
+  std::vector<PlannedPort> ports = {
+      {"--dashboard-port", "127.0.0.1", plan.dashboard_port,
+       kept(
+           plan.dashboard_port, [](const InstallState& s) { return s.dashboard_port(); }, facts.vmm_running)},
+      {"--auth-port", "127.0.0.1", plan.auth_port,
+       kept(
+           plan.auth_port, [](const InstallState& s) { return s.auth_port; }, facts.auth_running)},
+      {"--host-api-port", "127.0.0.1", plan.host_api_port,
+       kept(
+           plan.host_api_port, [](const InstallState& s) { return s.host_api_port; }, facts.vmm_running)},
+  };
+  if (plan.kms_port != 0) {
+    if (plan.kms_port > k_last_host_port) {
+      return base::fail(
+          Code::invalid_argument,
+          base::format("--kms-port {} is outside the ports that VMs may be published on", plan.kms_port),
+          base::format("choose a port from {} to {}", k_first_host_port, k_last_host_port));
+    }
+    ports.push_back(
+        {"--kms-port", "127.0.0.1", plan.kms_port,
+         kept(plan.kms_port, [](const InstallState& s) { return s.kms_port; }, facts.kms_running)});
+  }
+  if (options.kms_port && *options.kms_port == 0 && !options.no_kms) {
+    return base::fail(Code::invalid_argument, "--kms-port 0 is not usable",
+                      "choose a port between 1 and 65535");
+  }
+  return check_ports(ports, facts.port_is_free);
+}
+
+Result<> choose_cids(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  auto wanted = options.cid_start;
+  const auto& known = facts.state ? facts.state : facts.last;
+  if (!wanted && known && known->cid_start != 0) {
+    // A window that was taken once is kept: the running VMs have addresses in it.
+    plan.cid_start = known->cid_start;
+    return {};
+  }
+  DS_TRY(plan.cid_start, choose_cid_start(wanted, facts.others.cids));
+  return {};
+}
+
+Result<> choose_kms(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  if (options.no_kms) {
+    return {};
+  }
+  const auto& known = facts.state ? facts.state : facts.last;
+  plan.kms_image = options.kms_image                    ? *options.kms_image
+                   : known && !known->kms_image.empty() ? known->kms_image
+                                                        : "localhost/dstack-kms:" DSTACK_VERSION;
+  DS_CHECK(check_image_reference(plan.kms_image));
+  plan.kms_volumes = facts.kms_volumes;
+  if (!facts.kms_image_in_volume) {
+    if (plan.kms_image.starts_with("localhost/")) {
+      return base::fail(Code::image_missing,
+                        base::format("no volume of this host holds the KMS image {}", plan.kms_image),
+                        "add it with 'dstackup volume add ARCHIVE', or name another with --kms-image");
+    }
+    plan.warnings.push_back(base::format(
+        "the KMS image {} is in no volume of this host, its VM pulls it from the registry", plan.kms_image));
+  }
+  return {};
+}
+
+void fill_state(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  const auto& l = plan.layout;
+  InstallState s = facts.state ? *facts.state : facts.last ? *facts.last : InstallState{};
+  s.prefix = l.state.string();
+  s.install_prefix = options.prefix;
+  s.config_dir = l.config.string();
+  s.state_dir = l.state.string();
+  s.cache_dir = l.cache.string();
+  s.run_dir = l.run.string();
+  s.allowlist_path = l.allowlist().string();
+  s.platform = plan.platform;
+  s.client_url = base::format("http://127.0.0.1:{}", plan.dashboard_port);
+  s.client_token_path = l.token_file().string();
+  s.auth_port = plan.auth_port;
+  s.vmm_unit = plan.vmm_unit;
+  s.auth_unit = plan.auth_unit;
+  s.kms_url = plan.kms_port == 0 ? "" : kms_url_for_guests(plan.kms_port);
+  s.image = plan.image.empty() ? std::nullopt : std::optional(plan.image);
+  s.os_image_hash = plan.os_image_hash;
+  s.journal = l.journal().string();
+  s.instance = plan.instance;
+  s.bin_dir = plan.vmm_program.parent_path().string();
+  s.qemu_path = plan.qemu;
+  s.kms_image = plan.kms_image;
+  s.host_api_port = plan.host_api_port;
+  s.cid_start = plan.cid_start;
+  s.kms_port = plan.kms_port;
+  s.version = DSTACK_VERSION;
+  plan.state = std::move(s);
+}
+
+}  // namespace
+
+Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts& facts) {
+  InstallPlan plan;
+  plan.layout = facts.layout;
+  plan.instance = facts.instance;
+  plan.platform = to_string(facts.platform);
+  plan.vmm_unit = unit_name("dstack-vmm", facts.instance);
+  plan.auth_unit = unit_name("dstack-auth", facts.instance);
+  plan.qemu = facts.qemu;
+  plan.vmm_program = facts.vmm_program;
+  plan.auth_program = facts.auth_program;
+  plan.cgroup_root = facts.cgroup_root;
+  DS_CHECK(check_host(facts));
+  if (facts.state) {
+    if (facts.state->platform != plan.platform) {
+      return base::fail(Code::invalid_argument,
+                        base::format("this installation is for the platform {}, not {}",
+                                     facts.state->platform, plan.platform),
+                        "take it down first with 'dstackup destroy', or install beside it with --prefix");
+    }
+    if (facts.state->instance != plan.instance) {
+      return base::fail(Code::invalid_argument,
+                        base::format("this installation is the instance '{}', not '{}'",
+                                     facts.state->instance, plan.instance),
+                        "leave --instance as it was, or install beside it with --prefix");
+    }
+  }
+  if (const auto& known = facts.state ? facts.state : facts.last) {
+    DS_CHECK(check_unchanged_kms(options, *known));
+  }
+  DS_CHECK(check_image(options, facts, plan));
+  DS_CHECK(choose_kms(options, facts, plan));
+  DS_CHECK(choose_ports(options, facts, plan));
+  DS_CHECK(choose_cids(options, facts, plan));
+  for (const auto& other : facts.others.vmms) {
+    plan.warnings.push_back(
+        base::format("another VM manager runs here (pid {}, {})", other.pid, other.config));
+  }
+  fill_state(options, facts, plan);
+  return plan;
+}
+
+}  // namespace dstack::host

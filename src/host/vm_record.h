@@ -1,0 +1,29 @@
+// The processes of VMs as their manager recorded them, for when the manager itself is gone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace dstack::host {
+
+struct LiveVm {
+  std::string id;
+  pid_t pid = 0;
+};
+
+// The QEMU of `<vm directory>/qemu.json` ({"pid", "start_time", "boot_id"}) if that very process still runs.
+std::optional<LiveVm> read_live_vm(const std::filesystem::path& vm_directory);
+// Of all directories below `vms`.
+std::vector<LiveVm> live_vms(const std::filesystem::path& vms);
+// SIGTERM, after `grace` SIGKILL; waits. Only processes that are still the recorded ones are touched.
+base::Result<> kill_vms(const std::filesystem::path& vms,
+                        std::chrono::milliseconds grace = std::chrono::milliseconds(500));
+
+}  // namespace dstack::host
