@@ -301,6 +301,9 @@ Result<> VmManager::start(const std::string& id) {
   DS_TRY(const auto vm, require(id));
   {
     const std::lock_guard lock(m_mutex);
+    if (vm->removing) {
+      return fail(Code::vm_state, base::format("VM {} is being removed", id));
+    }
     vm->restart.reset();
     vm->start_due = false;
     if (vm->process) {

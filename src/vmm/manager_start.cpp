@@ -28,12 +28,12 @@ constexpr std::uint16_t k_guest_agent_port = 8091;
 
 Result<host::Image> load_bootable_image(const Config& config, const std::string& name) {
   DS_TRY(auto image, host::find_image(config.image_path, name));
-  const auto version = host::parse_image_version(image.metadata.version);
-  if (!version || (version->major == 0 && version->minor < 5)) {
-    return fail(
-        Code::vm_start,
-        base::format("image {} has version `{}`; at least 0.5.0 is needed", name, image.metadata.version),
-        "build a current image with `dstackup image build`");
+  // Images made here carry this project's version, so upstream's lower bound of 0.5.0 says nothing about
+  // them.
+  if (!host::parse_image_version(image.metadata.version)) {
+    return fail(Code::vm_start,
+                base::format("image {} has no usable version (`{}`)", name, image.metadata.version),
+                "build the image again with `dstackup image build`");
   }
   if (!image.rootfs || image.rootfs->extension() != ".verity") {
     return fail(Code::vm_start, base::format("image {} has no .verity root disk", name),

@@ -1,5 +1,6 @@
 // The manager's view of its VMs, and what guests and processes tell it.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/format.h"
 #include "base/fs.h"
