@@ -128,7 +128,7 @@ base::Error not_ready(const KmsStage& stage, const std::string& id, const std::s
 Result<host::KmsContact> wait_until_ready(const KmsStage& stage, const std::string& id,
                                           const host::KmsExpectation& expected) {
   const auto begin = Clock::now();
-  std::optional<Clock::time_point> down_since;
+  auto last_running = begin;
   std::string shown;
   while (true) {
     DS_TRY(const auto info, stage.vmm.info(id));
@@ -139,10 +139,8 @@ Result<host::KmsContact> wait_until_ready(const KmsStage& stage, const std::stri
       return base::fail(not_ready(stage, id, info->boot_error()));
     }
     if (info->status() == "running") {
-      down_since.reset();
-    } else if (!down_since) {
-      down_since = Clock::now();
-    } else if (info->status() == "stopped" || Clock::now() - *down_since > k_down_limit) {
+      last_running = Clock::now();
+    } else if (info->status() == "stopped" || Clock::now() - last_running > k_down_limit) {
       return base::fail(not_ready(stage, id, "its VM is " + info->status()));
     }
     const auto progress = base::escape_control(info->boot_progress());
