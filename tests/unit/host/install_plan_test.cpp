@@ -1,0 +1,248 @@
+#include "host/install_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "unit/temp_dir.h"
+
+namespace dstack::host {
+namespace {
+
+PortTest busy(std::set<std::uint16_t> ports) {
+  return [ports = std::move(ports)](const std::string&, std::uint16_t port) -> base::Result<bool> {
+    return !ports.contains(port);
+  };
+}
+
+// A host on which everything is fine.
+InstallFacts good() {
+  InstallFacts facts;
+  facts.root = true;
+  facts.layout = *Layout::make("/opt/d");
+  facts.instance = "d-1";
+  facts.image = Image{};
+  facts.image->name = "dstack-0.1.0";
+  facts.image->os_image_hash = std::string(64, 'a');
+  facts.kms_image_in_volume = true;
+  facts.kms_volumes = {{"dstack-kms.img", std::string(64, 'b'), "/run/dstack/image-stores/dstack-kms"}};
+  facts.auth_program = "/b/dstack-auth";
+  facts.vmm_program = "/b/dstack-vmm";
+  facts.program_directory = "/b";
+  facts.qemu = "/usr/bin/qemu-system-x86_64";
+  facts.memory_mib = 8192;
+  facts.disk_mib = 50'000;
+  facts.port_is_free = busy({});
+  return facts;
+}
+
+InstallOptions options() {
+  InstallOptions out;
+  out.prefix = "/opt/d";
+  return out;
+}
+
+// What the plan of good() leaves behind.
+InstallFacts installed() {
+  auto facts = good();
+  facts.state = make_plan(options(), facts)->state;
+  facts.state->kms_vm_id = "vm-1";
+  facts.state->kms_ca_cert = "/opt/d/etc/dstack/kms-ca.pem";
+  facts.auth_running = facts.vmm_running = facts.kms_running = true;
+  facts.port_is_free = busy({9080, 8001, 10000, 12443});
+  return facts;
+}
+
+void expect_refused(const InstallOptions& o, const InstallFacts& facts, base::Code code,
+                    const std::string& thing) {
+  const auto plan = make_plan(o, facts);
+  ASSERT_FALSE(plan) << thing;
+  EXPECT_EQ(plan.error().code, code) << plan.error().what();
+  EXPECT_NE((plan.error().message + plan.error().fix).find(thing), std::string::npos) << plan.error().what();
+  EXPECT_FALSE(plan.error().fix.empty()) << plan.error().what();
+}
+
+TEST(InstallPlan, Defaults) {
+  const auto plan = make_plan(options(), good());
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(plan->dashboard_port, 9080);
+  EXPECT_EQ(plan->auth_port, 8001);
+  EXPECT_EQ(plan->host_api_port, 10000);
+  EXPECT_EQ(plan->kms_port, k_first_kms_port);
+  EXPECT_EQ(plan->cid_start, 1000U);
+  EXPECT_EQ(plan->vmm_unit, "dstack-vmm-d-1");
+  EXPECT_EQ(plan->os_image_hash, std::string(64, 'a'));
+  EXPECT_EQ(plan->state.client_url, "http://127.0.0.1:9080");
+  EXPECT_EQ(plan->state.kms_url, "https://10.0.2.2:12443");
+  EXPECT_EQ(plan->state.kms_vm_id, std::nullopt);
+  EXPECT_EQ(plan->state.install_prefix, "/opt/d");
+  EXPECT_EQ(plan->state.cid_start, 1000U);
+}
+
+TEST(InstallPlan, HostRequirements) {
+  auto facts = good();
+  facts.root = false;
+  expect_refused(options(), facts, base::Code::not_root, "sudo");
+  facts = good();
+  facts.qemu.clear();
+  expect_refused(options(), facts, base::Code::preflight, "qemu-system-x86");
+  facts = good();
+  facts.vmm_program.clear();
+  expect_refused(options(), facts, base::Code::preflight, "dstack-vmm");
+  facts = good();
+  facts.memory_mib = 100;
+  expect_refused(options(), facts, base::Code::preflight, "memory");
+  facts = good();
+  facts.disk_mib = 100;
+  expect_refused(options(), facts, base::Code::preflight, "/opt/d/var/lib/dstack");
+}
+
+// spec/host.md section 1.6: fail closed.
+TEST(InstallPlan, ImagePin) {
+  auto facts = good();
+  facts.image.reset();
+  expect_refused(options(), facts, base::Code::image_missing, "dstackup image build");
+  auto o = options();
+  o.no_kms = true;
+  EXPECT_TRUE(make_plan(o, facts)) << "without a KMS an image may come later";
+  facts = good();
+  facts.image->os_image_hash.clear();
+  expect_refused(options(), facts, base::Code::image_unpinned, "--allow-unpinned-image");
+  EXPECT_TRUE(make_plan(o, facts));
+  o = options();
+  o.allow_unpinned_image = true;
+  const auto plan = make_plan(o, good());
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->os_image_hash, "");
+  EXPECT_FALSE(plan->warnings.empty());
+}
+
+TEST(InstallPlan, KmsImage) {
+  auto facts = good();
+  facts.kms_image_in_volume = false;
+  facts.kms_volumes.clear();
+  expect_refused(options(), facts, base::Code::image_missing, "dstackup volume add");
+  auto o = options();
+  o.kms_image = "registry.example/kms:1";
+  const auto plan = make_plan(o, facts);
+  ASSERT_TRUE(plan);
+  EXPECT_FALSE(plan->warnings.empty());
+  o.kms_image = "evil\"\n";
+  EXPECT_FALSE(make_plan(o, facts));
+}
+
+TEST(InstallPlan, Ports) {
+  auto facts = good();
+  facts.port_is_free = busy({8001});
+  expect_refused(options(), facts, base::Code::address_in_use, "--auth-port");
+  facts.port_is_free = busy({12443, 12444});
+  EXPECT_EQ(make_plan(options(), facts)->kms_port, 12445);
+  auto o = options();
+  o.dashboard_port = 8001;
+  expect_refused(o, good(), base::Code::port_conflict, "--dashboard-port");
+  o = options();
+  o.kms_port = 40000;
+  expect_refused(o, good(), base::Code::invalid_argument, "--kms-port");
+  o.kms_port = 0;
+  expect_refused(o, good(), base::Code::invalid_argument, "--kms-port");
+  o = options();
+  o.auth_port = 0;
+  expect_refused(o, good(), base::Code::invalid_argument, "--auth-port");
+}
+
+// Re-running keeps everything although our own services hold the ports and our own VMs the addresses.
+TEST(InstallPlan, RerunKeepsWhatThereIs) {
+  const auto facts = installed();
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(to_json_text(plan->state), to_json_text(*facts.state));
+  EXPECT_EQ(plan->kms_port, 12443);
+}
+
+TEST(InstallPlan, RerunSeesThatAnotherTookThePort) {
+  auto facts = installed();
+  facts.vmm_running = false;
+  expect_refused(options(), facts, base::Code::address_in_use, "--dashboard-port");
+}
+
+TEST(InstallPlan, RerunWithOtherFlags) {
+  auto o = options();
+  o.dashboard_port = 9090;
+  const auto plan = make_plan(o, installed());
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->state.client_url, "http://127.0.0.1:9090");
+  EXPECT_EQ(plan->kms_port, 12443);
+  // These are part of what the KMS was measured with.
+  o = options();
+  o.auth_port = 8002;
+  expect_refused(o, installed(), base::Code::invalid_argument, "--auth-port");
+  o = options();
+  o.kms_port = 12000;
+  expect_refused(o, installed(), base::Code::invalid_argument, "--kms-port");
+  o = options();
+  o.no_kms = true;
+  expect_refused(o, installed(), base::Code::invalid_argument, "--no-kms");
+  o = options();
+  o.kms_image = "localhost/other:1";
+  expect_refused(o, installed(), base::Code::invalid_argument, "--kms-image");
+  o.kms_image = "localhost/dstack-kms:" DSTACK_VERSION;
+  EXPECT_TRUE(make_plan(o, installed()));
+}
+
+TEST(InstallPlan, OtherPlatformOrInstanceIsRefused) {
+  auto facts = installed();
+  facts.state->platform = "tdx";
+  expect_refused(options(), facts, base::Code::invalid_argument, "tdx");
+  facts = installed();
+  facts.instance = "other";
+  expect_refused(options(), facts, base::Code::invalid_argument, "--instance");
+}
+
+TEST(InstallPlan, TakenDownInstallComesBackAsItWas) {
+  auto facts = installed();
+  facts.last = facts.state;
+  facts.last->kms_port = 13000;
+  facts.last->cid_start = 5000;
+  facts.state.reset();
+  facts.auth_running = facts.vmm_running = facts.kms_running = false;
+  facts.port_is_free = busy({});
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->kms_port, 13000);
+  EXPECT_EQ(plan->cid_start, 5000U);
+  EXPECT_EQ(plan->state.kms_vm_id, "vm-1");
+  EXPECT_EQ(plan->state.kms_ca_cert, "/opt/d/etc/dstack/kms-ca.pem");
+}
+
+TEST(InstallPlan, OtherVmms) {
+  auto facts = good();
+  facts.others.cids = {{1000, 2000}};
+  facts.others.vmms = {{42, "/etc/other/vmm.toml"}};
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->cid_start, 2000U);
+  ASSERT_FALSE(plan->warnings.empty());
+  auto o = options();
+  o.cid_start = 1500;
+  expect_refused(o, facts, base::Code::cid_conflict, "--cid-start 2000");
+}
+
+TEST(InstallFacts, BadInputIsRefusedBeforeAnything) {
+  const test::TempDir dir;
+  InstallOptions o;
+  o.platform = "simulated";
+  o.prefix = "relative";
+  EXPECT_EQ(gather_facts(o).error().code, base::Code::layout);
+  o.prefix = (dir / "p").string();
+  o.platform = "nonsense";
+  EXPECT_EQ(gather_facts(o).error().code, base::Code::invalid_argument);
+  o.platform = "simulated";
+  o.image = "no-such-image";
+  EXPECT_FALSE(gather_facts(o));
+  o.image.reset();
+  EXPECT_TRUE(gather_facts(o));
+  EXPECT_FALSE(std::filesystem::exists(dir / "p"));
+}
+
+}  // namespace
+}  // namespace dstack::host
