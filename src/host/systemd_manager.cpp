@@ -22,8 +22,6 @@ using base::Result;
 
 namespace {
 
-// For what a job waits for besides the service itself: other jobs, and systemd being busy.
-constexpr std::chrono::seconds k_slack{30};
 constexpr std::chrono::seconds k_longest_stop{150};
 constexpr std::size_t k_lines_in_error = 5;
 constexpr std::chrono::milliseconds k_journal_patience{500};
@@ -177,7 +175,8 @@ class SystemdManager : public ServiceManager {
     // The slice of the VMs stays as an empty cgroup once it was used; stopping it would stop all that is in
     // it.
     if (!others) {
-      if (auto done = bus.unit_job("StopUnit", k_slice, k_slack); !done && !done.error().is("NoSuchUnit")) {
+      if (auto done = bus.unit_job("StopUnit", k_slice, m_options.patience);
+          !done && !done.error().is("NoSuchUnit")) {
         return base::fail(done.error().as_error(base::format("cannot stop {}", k_slice)));
       }
     }
@@ -292,7 +291,7 @@ class SystemdManager : public ServiceManager {
     if (auto done = bus.reset_failed(name); !done) {
       return base::fail(done.error().as_error(base::format("cannot reset {}", name)));
     }
-    const auto limit = spec.start_timeout + spec.stop_timeout + k_slack;
+    const auto limit = spec.start_timeout + spec.stop_timeout + m_options.patience;
     const auto job = bus.unit_job(method, name, limit);
     if (!job && job.error().number != ETIMEDOUT) {
       auto error = job.error().as_error(base::format("the service {} did not start", spec.name));

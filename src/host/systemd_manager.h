@@ -16,6 +16,8 @@ struct SystemdOptions {
   // no bus runs. The environment never decides.
   std::string address;
   std::chrono::milliseconds call_timeout{25'000};  // of one D-Bus call
+  // For what a job waits for besides the service itself: other jobs, and systemd being busy.
+  std::chrono::milliseconds patience{30'000};
   // shut_down() stops the VM units whose working directory is below it; empty = none.
   std::filesystem::path vms;
 };

@@ -88,6 +88,9 @@ Result<std::vector<std::string>> unit_log(const std::string& unit, std::size_t l
 
 std::vector<std::string> failed_start_log(const std::string& unit, const std::string& invocation,
                                           std::size_t limit, std::chrono::milliseconds patience) {
+  if (invocation.empty()) {
+    return {};
+  }
   const auto deadline = std::chrono::steady_clock::now() + patience;
   while (!failure_is_logged(unit, invocation) && std::chrono::steady_clock::now() < deadline) {
     ::usleep(20'000);

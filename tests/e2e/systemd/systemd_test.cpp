@@ -362,7 +362,7 @@ TEST_F(Systemd, ATransientUnitIsStartedOnceAndStoppedWithAllItsProcesses) {
   unit.writable_paths = {unit.directory};
   unit.stdout_file = unit.directory + "/out.log";
   unit.stderr_file = unit.directory + "/err.log";
-  unit.stop_timeout = milliseconds(500);
+  unit.stop_timeout = milliseconds(1'000);
   unit.argv = {program(), "--service", "stubborn", unit.directory + "/seen", "$HOME %n"};
   const auto pid = host::start_transient_unit(unit);
   ASSERT_TRUE(pid) << pid.error().what();
@@ -381,7 +381,8 @@ TEST_F(Systemd, ATransientUnitIsStartedOnceAndStoppedWithAllItsProcesses) {
   EXPECT_EQ(*host::list_transient_units("dstack-vm-*"), std::vector<std::string>{unit.name});
   const auto stopped = host::stop_transient_unit(unit.name);
   ASSERT_TRUE(stopped) << stopped.error().what();
-  EXPECT_NE(::kill(*pid, 0), 0);
+  // systemd gives up on a killed process after the same time again, and this machine may be busy.
+  EXPECT_TRUE(eventually([&] { return ::kill(*pid, 0) != 0; }));
   EXPECT_EQ(members("dstack.slice", unit.name), "");
   EXPECT_TRUE(host::stop_transient_unit(unit.name)) << "stopping twice is no error";
   EXPECT_FALSE(host::transient_unit_status(unit.name)->alive);

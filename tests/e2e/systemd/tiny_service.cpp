@@ -11,6 +11,7 @@
 
 #include "base/fs.h"
 #include "base/notify.h"
+#include "base/process.h"
 #include "host/transient_unit.h"
 
 namespace dstack::e2e {
@@ -78,12 +79,17 @@ int tiny_service(const std::vector<std::string>& arguments) {
     host::TransientUnit unit;
     unit.name = "dstack-vm-from-service";
     unit.description = "started by a service";
-    unit.argv = {"/proc/self/exe"};
     unit.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--service", "plain"};
     const auto started = host::start_transient_unit(unit);
     if (!started && started.error().code != base::Code::locked) {
       base::notify_failed(started.error(), EIO);
       return 4;
+    }
+    // It is found again by its start time, and PID 1 is none of the service's business.
+    const auto running = host::transient_unit_status(unit.name);
+    if (!running || !base::process_start_time(running->main_pid) || base::process_start_time(1)) {
+      base::notify_failed(base::Error{base::Code::internal, "the wrong processes are visible", "", ""}, EIO);
+      return 5;
     }
   }
   if (mode != "silent" && mode != "plain") {

@@ -7,11 +7,11 @@
 
 namespace dstack::e2e {
 
-// Modes: ready, stubborn (ready; ignores SIGTERM and leaves a child in a session of its own that does, too),
-// fails (says why and exits with 3), silent (never ready), crashes (exits with 7 right after being ready),
-// plain (no notification: for transient units), reads (writes to FILE.seen what it reads from FILE, once a
-// 100 ms). All write what they were started with to FILE, one word a line, when FILE is given and the mode is
-// not "reads".
+// Modes: ready; stubborn (ready; ignores SIGTERM and leaves a child in a session of its own that does, too);
+// fails (says why and exits with 3); silent (never ready); crashes (exits with 7 right after being ready);
+// plain (no notification: for transient units); launches (starts a transient unit and checks that it sees
+// it); reads (its status is what FILE holds, looked at ten times a second). All but "reads" write what they
+// were started with to FILE.
 int tiny_service(const std::vector<std::string>& arguments);
 
 }  // namespace dstack::e2e
