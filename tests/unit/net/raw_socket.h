@@ -47,7 +47,7 @@ class RawSocket {
   int fd() const { return m_fd.get(); }
 
   // Reads until the peer closes or `timeout` passes.
-  std::string read_all(std::chrono::milliseconds timeout = std::chrono::seconds(5)) {
+  std::string read_all(std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
     m_closed = false;
     std::string out;
     while (step(out, timeout)) {
@@ -56,7 +56,7 @@ class RawSocket {
   }
   // Reads until `mark` has been seen `times` times.
   std::string read_until(std::string_view mark, int times = 1,
-                         std::chrono::milliseconds timeout = std::chrono::seconds(5)) {
+                         std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
     std::string out;
     while (count(out, mark) < times && step(out, timeout)) {
     }

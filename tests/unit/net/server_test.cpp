@@ -28,9 +28,6 @@ Response echo(const Request& request) {
 ServerOptions quick() {
   ServerOptions options;
   options.workers = 2;
-  options.header_timeout = 300ms;
-  options.body_timeout = 300ms;
-  options.idle_timeout = 600ms;
   options.max_body = 1000;
   options.max_header = 2000;
   return options;
@@ -108,7 +105,7 @@ TEST(Server, ClosesAfterTheClientsFin) {
       "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
   EXPECT_THAT(socket.read_until("{}"), HasSubstr("Content-Length: "));
   socket.half_close();
-  EXPECT_EQ(socket.read_all(2s), "");
+  EXPECT_EQ(socket.read_all(20s), "");
   EXPECT_TRUE(socket.closed());
 }
 
@@ -215,21 +212,48 @@ TEST(Server, HeaderDripIsLimitedInBytes) {
   std::string field = "X-Y: " + std::string(40, 'z') + "\r\n";
   for (int i = 0; i < 60 && socket.send(field); ++i) {
   }
-  EXPECT_THAT(socket.read_all(2s), StartsWith("HTTP/1.1 431"));
+  EXPECT_THAT(socket.read_all(20s), StartsWith("HTTP/1.1 431"));
 }
 
-TEST(Server, SlowClientsTimeOutAndHoldUpNobody) {
-  Running running;
+TEST(Server, SlowClientsTimeOut) {
+  auto options = quick();
+  options.header_timeout = 200ms;
+  options.body_timeout = 200ms;
+  Running running(echo, options);
   auto no_bytes = running.raw();
   auto half_header = running.raw();
   auto half_body = running.raw();
   half_header.send("GET / HTTP/1.1\r\nHos");
   half_body.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
-  EXPECT_THAT(running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), StartsWith("HTTP/1.1 200"));
-  EXPECT_THAT(half_header.read_all(3s), StartsWith("HTTP/1.1 408"));
-  EXPECT_THAT(half_body.read_all(3s), StartsWith("HTTP/1.1 408"));
-  EXPECT_EQ(no_bytes.read_all(3s), "");
+  EXPECT_THAT(half_header.read_all(20s), StartsWith("HTTP/1.1 408"));
+  EXPECT_THAT(half_body.read_all(20s), StartsWith("HTTP/1.1 408"));
+  EXPECT_EQ(no_bytes.read_all(20s), "");
   EXPECT_TRUE(no_bytes.closed());
+}
+
+TEST(Server, SlowClientsHoldUpNobody) {
+  auto options = quick();
+  options.workers = 0;
+  options.header_timeout = 60s;
+  options.body_timeout = 60s;
+  Running running(echo, options);
+  std::vector<RawSocket> slow;
+  for (int i = 0; i < 50; ++i) {
+    slow.push_back(running.raw());
+    slow.back().send(i % 2 == 0 ? "GET / HTTP/1.1\r\nHos"
+                                : "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
+  }
+  EXPECT_THAT(running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+}
+
+TEST(Server, IdleConnectionsAreClosed) {
+  auto options = quick();
+  options.idle_timeout = 100ms;
+  Running running(echo, options);
+  auto socket = running.raw();
+  socket.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_THAT(socket.read_all(20s), StartsWith("HTTP/1.1 200"));
+  EXPECT_TRUE(socket.closed());
 }
 
 TEST(Server, AskedForContinueBeforeTheBody) {
@@ -256,8 +280,12 @@ TEST(Server, MoreConnectionsThanAllowedGet503) {
   EXPECT_THAT(second.read_until("GET /"), StartsWith("HTTP/1.1 200"));
   EXPECT_THAT(running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), StartsWith("HTTP/1.1 503"));
   first.close();
-  std::this_thread::sleep_for(50ms);
-  EXPECT_THAT(running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+  std::string reply;
+  for (int i = 0; i < 200 && !reply.starts_with("HTTP/1.1 200"); ++i) {
+    std::this_thread::sleep_for(10ms);
+    reply = running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+  }
+  EXPECT_THAT(reply, StartsWith("HTTP/1.1 200")) << "a place has become free";
 }
 
 TEST(Server, LargeBodiesBothWays) {
@@ -350,7 +378,7 @@ TEST(Server, ManySilentStreamsDoNotUseUpTheWorkers) {
   EXPECT_THAT(running.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), StartsWith("HTTP/1.1 200"));
   EXPECT_EQ(alive, 64);
   sockets.clear();
-  for (int i = 0; i < 200 && alive > 0; ++i) {
+  for (int i = 0; i < 2000 && alive > 0; ++i) {
     std::this_thread::sleep_for(10ms);
   }
   EXPECT_EQ(alive, 0) << "a client that has gone must end its stream";

@@ -32,7 +32,7 @@ class Tls : public testing::Test {
                                        std::uint16_t& port) {
     ServerOptions options;
     options.workers = 0;
-    options.header_timeout = 500ms;
+    options.header_timeout = 1000ms;
     auto server = std::make_unique<Server>(
         [](const Request& request) {
           return Response::text(200, base::to_hex(request.peer.certificate_der));
@@ -52,7 +52,7 @@ class Tls : public testing::Test {
     endpoint.host = std::move(host);
     endpoint.port = port;
     ClientOptions options;
-    options.timeout = 5s;
+    options.timeout = 20s;
     options.tls = std::move(tls);
     return Client(endpoint, options).send(Request{});
   }
@@ -186,9 +186,9 @@ TEST_F(Tls, PlainAndSilentClientsDoNotHoldUpTheServer) {
   plain.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
   auto silent = test::RawSocket::tcp(port);
   EXPECT_TRUE(get(port, trusting(*s_ca)));
-  plain.read_all(3s);
+  plain.read_all(20s);
   EXPECT_TRUE(plain.closed());
-  silent.read_all(3s);
+  silent.read_all(20s);
   EXPECT_TRUE(silent.closed());
 }
 
