@@ -1,5 +1,7 @@
 #include "app/allowlist.h"
 
+#include <nlohmann/json.hpp>
+
 #include "app/strict_json.h"
 #include "base/bytes.h"
 #include "base/format.h"

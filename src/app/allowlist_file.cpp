@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <functional>
+#include <nlohmann/json.hpp>
 
 #include "app/strict_json.h"
 #include "base/bytes.h"

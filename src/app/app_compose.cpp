@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <initializer_list>
+#include <nlohmann/json.hpp>
 
 #include "app/strict_json.h"
 #include "app/volume_spec.h"

@@ -1,6 +1,7 @@
 #include "app/decision.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "app/strict_json.h"
 #include "base/bytes.h"

@@ -1,5 +1,6 @@
 #include "app/strict_json.h"
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_set>
 #include <vector>

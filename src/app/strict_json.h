@@ -1,9 +1,9 @@
-// JSON as this project reads it from others: bounded depth, no key twice, nothing after the value. Include
-// only in .cpp files.
+// JSON as this project reads it from others: bounded depth, no key twice, nothing after the value. Callers
+// include <nlohmann/json.hpp> themselves.
 #pragma once
 
 #include <cstddef>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string_view>
 
 #include "base/result.h"
