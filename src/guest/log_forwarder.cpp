@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <array>
@@ -36,8 +37,23 @@ std::string_view k8s_log_text(std::string_view line) {
   return line;
 }
 
-LogForwarder::LogForwarder(fs::path graph_root, std::function<void(std::string_view)> sink)
-    : m_containers(std::move(graph_root) / "overlay-containers"), m_sink(std::move(sink)) {}
+std::string boot_time() {
+  timespec now{};
+  timespec up{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  ::clock_gettime(CLOCK_BOOTTIME, &up);
+  const time_t start = now.tv_sec - up.tv_sec;
+  tm parts{};
+  ::gmtime_r(&start, &parts);
+  std::array<char, 32> text{};
+  const auto size = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  return {text.data(), size};
+}
+
+LogForwarder::LogForwarder(fs::path graph_root, std::function<void(std::string_view)> sink, std::string since)
+    : m_containers(std::move(graph_root) / "overlay-containers"),
+      m_sink(std::move(sink)),
+      m_since(std::move(since)) {}
 
 LogForwarder::~LogForwarder() {
   m_stopping = true;
@@ -112,7 +128,11 @@ void LogForwarder::read_new(const fs::path& file, Source& source) {
     source.rest.append(buffer.data(), static_cast<std::size_t>(n));
     std::size_t start = 0;
     for (std::size_t end = 0; (end = source.rest.find('\n', start)) != std::string::npos; start = end + 1) {
-      const auto text = k8s_log_text(std::string_view(source.rest).substr(start, end - start));
+      const auto line = std::string_view(source.rest).substr(start, end - start);
+      if (line.substr(0, m_since.size()) < m_since) {
+        continue;
+      }
+      const auto text = k8s_log_text(line);
       m_sink(base::format("[{}] {}", source.name, base::escape_control(text.substr(0, k_max_line))));
     }
     source.rest.erase(0, start);

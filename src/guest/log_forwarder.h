@@ -15,10 +15,16 @@ namespace dstack::guest {
 // (of full and partial lines alike) or an empty view for what has not this form.
 std::string_view k8s_log_text(std::string_view line);
 
+// When this machine was started, "2026-01-02T03:04:05" in UTC.
+std::string boot_time();
+
 // Follows every container's log file under podman's storage and hands on "[name] text" for each new line.
 class LogForwarder {
  public:
-  LogForwarder(std::filesystem::path graph_root, std::function<void(std::string_view)> sink);
+  // Lines written before `since` (as boot_time() writes it; empty = all) are left out: containers outlive a
+  // boot.
+  LogForwarder(std::filesystem::path graph_root, std::function<void(std::string_view)> sink,
+               std::string since = {});
   ~LogForwarder();
   LogForwarder(const LogForwarder&) = delete;
   LogForwarder& operator=(const LogForwarder&) = delete;
@@ -40,6 +46,7 @@ class LogForwarder {
 
   std::filesystem::path m_containers;  // <graph root>/overlay-containers
   std::function<void(std::string_view)> m_sink;
+  std::string m_since;
   std::map<std::string, Source> m_sources;  // by container id
   std::atomic<bool> m_stopping{false};
   std::thread m_thread;

@@ -44,7 +44,7 @@ int boot() {
     boot.report_failure(booted.error());
     return 1;
   }
-  LogForwarder logs(boot.containers().paths().graph_root(), seams.console);
+  LogForwarder logs(boot.containers().paths().graph_root(), seams.console, boot_time());
   if (boot.compose().public_logs) {
     logs.start();
   }

@@ -59,6 +59,21 @@ TEST_F(Forwarding, StartsAgainAfterRotation) {
   EXPECT_THAT(look(), ElementsAre("[abcdef012345] 1"));
 }
 
+TEST_F(Forwarding, LeavesOutLinesOfEarlierBoots) {
+  append("2026-01-02T03:04:05.123+00:00 stdout F old\n2026-01-02T03:04:06.000+00:00 stdout F new\n");
+  LogForwarder later(
+      m_dir.path(), [this](std::string_view line) { m_lines.emplace_back(line); }, "2026-01-02T03:04:06");
+  later.poll();
+  EXPECT_THAT(m_lines, ElementsAre("[abcdef012345] new"));
+}
+
+TEST(BootTime, HasTheFormOfLogTimes) {
+  const auto text = boot_time();
+  ASSERT_EQ(text.size(), 19u);
+  EXPECT_EQ(text[10], 'T');
+  EXPECT_GT(text, "2020");
+}
+
 TEST_F(Forwarding, UsesTheContainersName) {
   m_dir.write("overlay-containers/containers.json",
               R"([{"id":"zz","names":["x"]},7,{"id":"abcdef0123456789","names":["dstack-web-1"]}])");
