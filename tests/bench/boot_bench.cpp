@@ -92,15 +92,15 @@ Boot one_boot(const Lab& lab, int run) {
 
   const auto state = host::require_state(lab.state() / "dstackup-state.json");
   const auto token = base::read_file(lab.config() / "vmm-auth-token");
-  const rpc::Client vmm(net::Client(*net::Endpoint::parse(state->client_url)), "/prpc",
+  const rpc::Client client(net::Client(*net::Endpoint::parse(state->client_url)), "/prpc",
                         std::string(base::trim(*token)));
-  vmm::Id request;
+  ::vmm::Id request;
   request.set_id(id);
   // The guest reports its stages right after the containers are up.
   for (int i = 0; i < 100 && boot.stages.empty(); ++i) {
-    const auto info = vmm.call<vmm::GetInfoResponse>("GetInfo", request);
+    const auto info = client.call<::vmm::GetInfoResponse>("GetInfo", request);
     for (const auto& event :
-         info ? info->info().events() : google::protobuf::RepeatedPtrField<vmm::GuestEvent>()) {
+         info ? info->info().events() : google::protobuf::RepeatedPtrField<::vmm::GuestEvent>()) {
       if (event.event() != "boot.timing") {
         continue;
       }

@@ -1,5 +1,6 @@
 // From images to a running app and back to nothing, and the gate in between. Runs in the order of
 // tests/e2e/CMakeLists.txt; each part is its own process.
+#include <google/protobuf/empty.pb.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -34,7 +35,7 @@ host::InstallState installed(const Lab& lab) {
   return state && *state ? **state : host::InstallState{};
 }
 
-rpc::Client vmm(const Lab& lab) {
+rpc::Client vmm_client(const Lab& lab) {
   const auto token = base::read_file(lab.config() / "vmm-auth-token");
   return rpc::Client(net::Client(*net::Endpoint::parse(installed(lab).client_url)), "/prpc",
                      token ? std::string(base::trim(*token)) : "");
@@ -237,10 +238,10 @@ TEST(Gate, ChangedComposeGetsNoKeys) {
   const auto app = app_named(lab, k_app);
   ASSERT_TRUE(app.is_object());
   const std::string id = app["id"];
-  vmm::Id request;
+  ::vmm::Id request;
   request.set_id(id);
-  const auto client = vmm(lab);
-  ASSERT_TRUE(client.call<prpc::Empty>("StopVm", request));
+  const auto client = vmm_client(lab);
+  ASSERT_TRUE(client.call<google::protobuf::Empty>("StopVm", request));
   const auto file = lab.state() / "vm" / id / "shared/app-compose.json";
   const auto original = base::read_file(file);
   ASSERT_TRUE(original);
@@ -248,15 +249,15 @@ TEST(Gate, ChangedComposeGetsNoKeys) {
   changed.replace(changed.find("\"public_logs\": true"), 19, "\"public_logs\":  true");
   ASSERT_TRUE(base::write_file_atomic(file, changed));
   const auto info = [&] {
-    auto response = client.call<vmm::GetInfoResponse>("GetInfo", request);
-    return response ? response->info() : vmm::VmInfo();
+    auto response = client.call<::vmm::GetInfoResponse>("GetInfo", request);
+    return response ? response->info() : ::vmm::VmInfo();
   };
   for (int i = 0; i < 100 && info().status() != "stopped"; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  const auto started = client.call<prpc::Empty>("StartVm", request);
+  const auto started = client.call<google::protobuf::Empty>("StartVm", request);
   ASSERT_TRUE(started) << started.error().what();
-  vmm::VmInfo last;
+  ::vmm::VmInfo last;
   for (int i = 0; i < 600 && last.boot_error().empty() && last.boot_progress() != "done"; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     last = info();
@@ -266,12 +267,12 @@ TEST(Gate, ChangedComposeGetsNoKeys) {
   EXPECT_NE(get(app_port(lab)).status, 200);
 
   // As it was, it gets its keys again.
-  ASSERT_TRUE(client.call<prpc::Empty>("StopVm", request));
+  ASSERT_TRUE(client.call<google::protobuf::Empty>("StopVm", request));
   ASSERT_TRUE(base::write_file_atomic(file, *original));
   for (int i = 0; i < 100 && info().status() != "stopped"; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  ASSERT_TRUE(client.call<prpc::Empty>("StartVm", request));
+  ASSERT_TRUE(client.call<google::protobuf::Empty>("StartVm", request));
   for (int i = 0; i < 600 && info().boot_progress() != "done"; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
   }
