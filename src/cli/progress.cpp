@@ -47,6 +47,7 @@ void Progress::line(std::string_view prefix, std::string_view text) {
 }
 
 void Progress::step(std::string_view text) {
+  m_waiting = text;
   line(base::format("[{:>5.1f}s]", elapsed().count()), text);
 }
 void Progress::ok(std::string_view text) {
@@ -70,8 +71,8 @@ void Progress::waiting(std::string_view text) {
     return;
   }
   if (text != m_waiting || m_clock() - m_last_sign >= k_sign_of_life) {
-    m_waiting = text;
     step(base::format("waiting: {}", text));
+    m_waiting = text;
   }
 }
 

@@ -43,6 +43,17 @@ TEST(Progress, WithoutATerminalWaitingIsALineNowAndThen) {
   EXPECT_EQ(f.err.str(), "[  0.0s] waiting: boot\n[ 15.0s] waiting: boot\n");
 }
 
+TEST(Progress, WaitingForTheStepThatWasJustPrintedIsNotRepeated) {
+  Fixture f;
+  cli::Progress progress(f.streams, false, f.clock);
+  progress.step("boot");
+  progress.waiting("boot");
+  EXPECT_EQ(f.err.str(), "[  0.0s] boot\n");
+  f.now += 15s;
+  progress.waiting("boot");
+  EXPECT_EQ(f.err.str(), "[  0.0s] boot\n[ 15.0s] waiting: boot\n");
+}
+
 TEST(Progress, OnATerminalTheLineIsRewrittenAndCleared) {
   Fixture f;
   f.streams.err_is_terminal = true;
