@@ -105,6 +105,8 @@ Result<> serve(const Config& config) {
                               external_options());
   net::Server host_server([&](const net::Request& request) { return host->handle(request); },
                           host_api_options());
+  // Before there are threads: they inherit the blocked signals.
+  external_server.stop_on_signals();
   auto address = config.address;
   DS_CHECK(listen(external_server, address, address.port));
   DS_TRY(const auto host_port, host_server.listen_tcp(config.host_api_ip, config.host_api_port));
@@ -117,7 +119,6 @@ Result<> serve(const Config& config) {
   external = std::make_unique<ExternalApi>(*manager);
   host = std::make_unique<HostApi>(*manager);
 
-  external_server.stop_on_signals();
   host_server.start();
   manager->run_in_background();
   base::log_info(

@@ -1,0 +1,138 @@
+#include "vmm/vm_process.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "base/fs.h"
+#include "base/process.h"
+#include "unit/temp_dir.h"
+
+namespace dstack::vmm {
+namespace {
+
+class Exits {
+ public:
+  ExitHandler handler() {
+    return [this](const std::string& id, pid_t pid, std::optional<int> code) {
+      const std::lock_guard lock(m_mutex);
+      m_id = id;
+      m_pid = pid;
+      m_code = code;
+      ++m_count;
+      m_changed.notify_all();
+    };
+  }
+  bool wait(int count) {
+    std::unique_lock lock(m_mutex);
+    return m_changed.wait_for(lock, std::chrono::seconds(10), [&] { return m_count >= count; });
+  }
+  std::string m_id;
+  pid_t m_pid = 0;
+  std::optional<int> m_code;
+
+ private:
+  std::mutex m_mutex;
+  std::condition_variable m_changed;
+  int m_count = 0;
+};
+
+ProcessSpec sample(const test::TempDir& lab, std::vector<std::string> argv) {
+  ProcessSpec spec;
+  spec.vm_id = "vm-1";
+  spec.argv = std::move(argv);
+  spec.directory = lab.path();
+  spec.stdout_log = lab / "stdout.log";
+  spec.stderr_log = lab / "stderr.log";
+  spec.lock_file = lab / "qemu.lock";
+  return spec;
+}
+
+TEST(VmProcesses, StartKillAndExitCode) {
+  test::TempDir lab;
+  Exits exits;
+  const auto processes = make_vm_processes({});
+  processes->on_exit(exits.handler());
+  auto record = processes->start(sample(lab, {"/bin/sleep", "60"}));
+  ASSERT_TRUE(record) << record.error().what();
+  EXPECT_EQ(::getsid(record->pid), record->pid) << "a session of its own";
+  EXPECT_EQ(base::process_start_time(record->pid), record->start_time);
+  const auto again = processes->start(sample(lab, {"/bin/sleep", "60"}));
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, base::Code::locked) << "D6: no double launch";
+  processes->kill("vm-1");
+  ASSERT_TRUE(exits.wait(1));
+  EXPECT_EQ(exits.m_id, "vm-1");
+  EXPECT_EQ(exits.m_pid, record->pid);
+  EXPECT_EQ(exits.m_code, 137);
+  processes->kill("vm-1");
+
+  record = processes->start(sample(lab, {"/bin/ls", "/nonexistent"}));
+  ASSERT_TRUE(record);
+  ASSERT_TRUE(exits.wait(2));
+  EXPECT_EQ(exits.m_code, 2);
+  EXPECT_NE(base::read_file(lab / "stderr.log").value_or("").find("nonexistent"), std::string::npos);
+}
+
+TEST(VmProcesses, AProgramThatIsNotThereIsAnError) {
+  test::TempDir lab;
+  const auto processes = make_vm_processes({});
+  processes->on_exit([](const auto&, pid_t, const auto&) {});
+  const auto record = processes->start(sample(lab, {"/nonexistent/qemu"}));
+  ASSERT_FALSE(record);
+  EXPECT_EQ(record.error().code, base::Code::vm_start);
+  EXPECT_NE(record.error().what().find("/nonexistent/qemu"), std::string::npos);
+}
+
+TEST(VmProcesses, ProcessesOutliveThisProgramAndAreAdopted) {
+  test::TempDir lab;
+  auto first = make_vm_processes({});
+  first->on_exit([](const auto&, pid_t, const auto&) {});
+  const auto record = first->start(sample(lab, {"/bin/sleep", "60"}));
+  ASSERT_TRUE(record);
+  first.reset();
+  ASSERT_EQ(::kill(record->pid, 0), 0);
+
+  Exits exits;
+  const auto second = make_vm_processes({});
+  second->on_exit(exits.handler());
+  auto found = second->find_unrecorded("vm-1", lab / "qemu.lock");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->pid, record->pid);
+  EXPECT_EQ(found->start_time, record->start_time);
+  EXPECT_FALSE(second->find_unrecorded("vm-1", lab / "other.lock"));
+
+  auto reused = *record;
+  reused.start_time += 1;
+  EXPECT_FALSE(second->adopt("vm-1", reused)) << "D8: the pid of another process";
+  auto rebooted = *record;
+  rebooted.boot_id = "another boot";
+  EXPECT_FALSE(second->adopt("vm-1", rebooted));
+  EXPECT_FALSE(second->adopt("vm-1", ProcessRecord{}));
+  ASSERT_TRUE(second->adopt("vm-1", *record));
+  second->kill("vm-1");
+  ASSERT_TRUE(exits.wait(1));
+  EXPECT_EQ(exits.m_pid, record->pid);
+  EXPECT_FALSE(exits.m_code) << "not our child: the code is not known";
+  ::waitpid(record->pid, nullptr, 0);
+}
+
+TEST(ProcessRecord, RoundTripAndBadOnes) {
+  ProcessRecord record;
+  record.pid = 42;
+  record.start_time = 12'345'678'901ULL;
+  record.boot_id = "x-y";
+  record.started_at_ms = 1'795'345'662'411;
+  record.agent_port = 40'000;
+  record.accelerator = "tcg";
+  EXPECT_EQ(*parse_process_record(process_record_to_json(record)), record);
+  for (const auto* bad : {"", "{}", "[]", "{\"pid\":\"x\"}", "{\"pid\":1,\"start_time\":{}}"}) {
+    EXPECT_FALSE(parse_process_record(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace dstack::vmm
