@@ -1,8 +1,7 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <ostream>
-#include <set>
-#include <thread>
 
 #include "base/format.h"
 #include "base/fs.h"
@@ -74,40 +73,19 @@ std::vector<std::string> service_names(const Found& found) {
   return out;
 }
 
-// Through the VMM, so that it does not start them again; what it does not end is ended below.
-void stop_vms(const Found& found, cli::Progress& progress) {
-  if (!found.state) {
-    return;
-  }
-  const auto vmm = open_vmm(found.layout, *found.state);
-  if (!vmm) {
-    return;
-  }
-  const auto vms = vmm->vms(/*brief=*/true);
-  if (!vms) {
-    progress.skip("the VMM does not answer; its VMs are ended by their processes");
-    return;
-  }
-  for (const auto& vm : *vms) {
-    if (vm.status() == "running" || vm.status() == "exited") {
-      const auto stopped = vmm->stop(vm.id());
-      stopped ? progress.ok("stopped the VM " + vm.name())
-              : progress.warn("cannot stop the VM " + vm.name() + ": " + stopped.error().what());
-    }
-  }
-  for (int i = 0; i < 100 && !host::live_vms(found.layout.vms()).empty(); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-}
-
+// The VMM goes first, so that it does not start its VMs again; what it keeps of them still says "running", so
+// that a later install brings them back.
 Result<> stop_everything(const Found& found, cli::Progress& progress) {
-  stop_vms(found, progress);
   DS_TRY(const auto services, open_services(found.layout, found.instance, /*may_start=*/false));
   for (const auto& name : service_names(found)) {
     DS_CHECK(services->remove(name));
     progress.ok("stopped " + name);
   }
+  const auto vms = host::live_vms(found.layout.vms());
   DS_CHECK(host::kill_vms(found.layout.vms()));
+  if (!vms.empty()) {
+    progress.ok(base::format("stopped {} VMs", vms.size()));
+  }
   DS_CHECK(services->shut_down());
   for (const auto& entry : found.journal) {
     // Only units of ours are ever journaled there; a crash may have left one that the manager does not know.
@@ -150,7 +128,8 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
     streams.out << "taken down; kept in " << found.layout.config.string() << " and "
                 << found.layout.state.string()
                 << ": token, allow-list, images, VMs with their data, the KMS's keys\n"
-                << "  'dstackup install' brings it back, 'dstackup destroy --purge' removes it for good\n";
+                << "  'dstackup install' brings it and its VMs back, 'dstackup destroy --purge' removes it "
+                   "for good\n";
     return cli::k_exit_ok;
   }
   DS_TRY(const auto removal, host::purge(found.layout, found.journal));

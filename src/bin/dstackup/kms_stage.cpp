@@ -22,6 +22,8 @@ constexpr const char* k_name = "dstack-kms";
 constexpr std::chrono::milliseconds k_poll{250};
 // The VMM starts a VM that ended early again; only one that stays down has failed.
 constexpr std::chrono::seconds k_down_limit{15};
+// From the start of its container to the first answer.
+constexpr std::chrono::seconds k_done_limit{120};
 
 Result<std::string> make_compose(const host::InstallPlan& plan) {
   host::KmsAppValues values;
@@ -152,10 +154,17 @@ Result<host::KmsContact> wait_until_ready(const KmsStage& stage, const std::stri
     if (contact || contact.error().code == Code::kms_identity) {
       return contact;
     }
-    stage.progress.waiting("KMS: " + (progress.empty() ? std::string("starting") : progress));
-    if (Clock::now() - begin > stage.limit) {
-      return base::fail(not_ready(
-          stage, id, base::format("no answer within {} s: {}", stage.limit.count(), contact.error().what())));
+    stage.progress.waiting("the KMS to answer");
+    if (info->boot_progress() != "done") {
+      done_since.reset();
+    } else if (!done_since) {
+      done_since = Clock::now();
+    }
+    if (Clock::now() - begin > stage.limit || (done_since && Clock::now() - *done_since > k_done_limit)) {
+      return base::fail(
+          not_ready(stage, id,
+                    base::format("no answer within {}: {}", cli::format_seconds(Clock::now() - begin),
+                                 contact.error().what())));
     }
     std::this_thread::sleep_for(k_poll);
   }
@@ -207,7 +216,13 @@ Result<bool> bring_up_kms(const KmsStage& stage) {
     }
     if (existing->status() != "running") {
       stage.progress.step("KMS: starting its VM");
-      DS_CHECK(stage.vmm.start(id));
+      if (auto started = stage.vmm.start(id); !started) {
+        // A VMM that has just come up may have started it meanwhile.
+        DS_TRY(const auto now, stage.vmm.info(id));
+        if (!now || now->status() != "running") {
+          return base::fail(std::move(started).error(), "the KMS's VM cannot be started");
+        }
+      }
       changed = true;
     }
   } else {

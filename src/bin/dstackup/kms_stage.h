@@ -17,7 +17,7 @@ struct KmsStage {
   const client::VmmClient& vmm;
   host::Journal& journal;
   cli::Progress& progress;
-  std::chrono::seconds limit{300};
+  std::chrono::seconds limit{600};  // a KMS in an emulated VM on a busy machine takes minutes
 };
 
 // Finds, starts or creates the KMS CVM, waits until it answers with evidence that verifies, pins its root CA

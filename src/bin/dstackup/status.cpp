@@ -104,10 +104,11 @@ void print_text(const cli::Streams& streams, const host::InstallState& state, co
   out << "platform     " << state.platform
       << (state.platform == "simulated" ? " (no TEE protects these VMs: for development)" : "") << '\n';
   out << "services     " << manager << '\n';
-  out << "image        " << state.image.value_or("none")
-      << (state.os_image_hash.empty() ? " (not pinned: any image may get keys)"
-                                      : " (pinned " + state.os_image_hash.substr(0, 16) + "…)")
-      << '\n';
+  const std::string pin = !state.image ? ""
+                          : state.os_image_hash.empty()
+                              ? " (not pinned: any image may get keys)"
+                              : " (pinned " + state.os_image_hash.substr(0, 16) + "…)";
+  out << "image        " << state.image.value_or("none") << pin << '\n';
   for (const auto& item : items) {
     out << (item.healthy ? "[ok] " : "[!!] ") << item.name << ": " << base::escape_control(item.detail)
         << '\n';
