@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::chrono::seconds k_longest_stop{150};
 constexpr std::size_t k_lines_in_error = 5;
-constexpr std::chrono::milliseconds k_journal_patience{500};
+constexpr std::chrono::milliseconds k_journal_patience{5'000};
 constexpr const char* k_slice = "dstack.slice";
 
 std::string unit_of(const std::string& name) {

@@ -1,13 +1,16 @@
 #include "host/unit_journal.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <systemd/sd-journal.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string_view>
 
+#include "base/fd.h"
 #include "base/format.h"
 #include "base/log.h"
 
@@ -54,20 +57,25 @@ std::vector<std::string> last_lines(sd_journal* journal, std::size_t limit) {
   return lines;
 }
 
-// Whether systemd has logged that this start failed.
-bool failure_is_logged(const std::string& unit, const std::string& invocation) {
-  int r = 0;
-  const auto journal = open_journal(r);
-  if (!journal) {
-    return true;  // nothing to wait for
+// Has journald take in all that was sent to it before (io.systemd.Journal.Synchronize, what journalctl --sync
+// does).
+void synchronize(std::chrono::milliseconds limit) {
+  const base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  constexpr std::string_view k_socket = "/run/systemd/journal/io.systemd.journal";
+  static_assert(k_socket.size() < sizeof address.sun_path);
+  k_socket.copy(address.sun_path, k_socket.size());
+  // A varlink message ends with a NUL.
+  std::string request = R"({"method":"io.systemd.Journal.Synchronize"})";
+  request += '\0';
+  if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) !=
+          static_cast<ssize_t>(request.size())) {
+    return;
   }
-  // SD_MESSAGE_UNIT_FAILED
-  r = match(journal.get(), "MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d");
-  if (r < 0 || match(journal.get(), "UNIT=" + unit) < 0 ||
-      match(journal.get(), "INVOCATION_ID=" + invocation) < 0) {
-    return true;
-  }
-  return sd_journal_seek_tail(journal.get()) < 0 || sd_journal_previous(journal.get()) > 0;
+  pollfd answer = {fd.get(), POLLIN, 0};
+  ::poll(&answer, 1, static_cast<int>(limit.count()));
 }
 
 }  // namespace
@@ -91,10 +99,7 @@ std::vector<std::string> failed_start_log(const std::string& unit, const std::st
   if (invocation.empty()) {
     return {};
   }
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  while (!failure_is_logged(unit, invocation) && std::chrono::steady_clock::now() < deadline) {
-    ::usleep(20'000);
-  }
+  synchronize(patience);
   int r = 0;
   const auto journal = open_journal(r);
   if (!journal || match(journal.get(), "_SYSTEMD_UNIT=" + unit) < 0 ||

@@ -14,8 +14,8 @@ namespace dstack::host {
 // Control characters are escaped.
 base::Result<std::vector<std::string>> unit_log(const std::string& unit, std::size_t limit);
 
-// The last lines that one failed start of a unit wrote itself. Lines reach the journal a little after the
-// start is known to have failed: waits up to `patience` for systemd's own line about it.
+// The last lines that one failed start of a unit wrote itself. Waits up to `patience` for journald to take in
+// what it was sent.
 std::vector<std::string> failed_start_log(const std::string& unit, const std::string& invocation,
                                           std::size_t limit, std::chrono::milliseconds patience);
 
