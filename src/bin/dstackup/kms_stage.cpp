@@ -121,8 +121,8 @@ std::string last_log_lines(const KmsStage& stage, const std::string& id) {
   return indented;
 }
 
-base::Error not_ready(const KmsStage& stage, const std::string& id, const std::string& why) {
-  return {Code::kms_not_ready, "the KMS did not become ready", why + last_log_lines(stage, id),
+base::Error not_ready(std::string why) {
+  return {Code::kms_not_ready, "the KMS did not become ready", std::move(why),
           "see 'dstack logs dstack-kms'; run install again to go on, or 'dstackup destroy --purge' to take "
           "all away"};
 }
@@ -131,19 +131,20 @@ Result<host::KmsContact> wait_until_ready(const KmsStage& stage, const std::stri
                                           const host::KmsExpectation& expected) {
   const auto begin = Clock::now();
   auto last_running = begin;
+  auto last_not_done = begin;
   std::string shown;
   while (true) {
     DS_TRY(const auto info, stage.vmm.info(id));
     if (!info) {
-      return base::fail(not_ready(stage, id, "its VM was removed"));
+      return base::fail(not_ready("its VM was removed"));
     }
     if (!info->boot_error().empty()) {
-      return base::fail(not_ready(stage, id, info->boot_error()));
+      return base::fail(not_ready(info->boot_error()));
     }
     if (info->status() == "running") {
       last_running = Clock::now();
     } else if (info->status() == "stopped" || Clock::now() - last_running > k_down_limit) {
-      return base::fail(not_ready(stage, id, "its VM is " + info->status()));
+      return base::fail(not_ready("its VM is " + info->status() + last_log_lines(stage, id)));
     }
     const auto progress = base::escape_control(info->boot_progress());
     if (progress != shown) {
@@ -156,15 +157,12 @@ Result<host::KmsContact> wait_until_ready(const KmsStage& stage, const std::stri
     }
     stage.progress.waiting("the KMS to answer");
     if (info->boot_progress() != "done") {
-      done_since.reset();
-    } else if (!done_since) {
-      done_since = Clock::now();
+      last_not_done = Clock::now();
     }
-    if (Clock::now() - begin > stage.limit || (done_since && Clock::now() - *done_since > k_done_limit)) {
-      return base::fail(
-          not_ready(stage, id,
-                    base::format("no answer within {}: {}", cli::format_seconds(Clock::now() - begin),
-                                 contact.error().what())));
+    if (Clock::now() - begin > stage.limit || Clock::now() - last_not_done > k_done_limit) {
+      const auto waited = cli::format_seconds(Clock::now() - begin);
+      return base::fail(not_ready(base::format("no answer within {}: {}", waited, contact.error().what()) +
+                                  last_log_lines(stage, id)));
     }
     std::this_thread::sleep_for(k_poll);
   }
