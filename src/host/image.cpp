@@ -110,6 +110,7 @@ Result<ImageMetadata> parse_image_metadata(std::string_view json) {
   DS_CHECK(text("rootfs_hash", out.rootfs_hash));
   DS_CHECK(text("version", out.version));
   DS_CHECK(text("git_revision", out.git_revision));
+  DS_TRY(out.vmlinux, optional_text(object, "vmlinux"));
   DS_TRY(out.hda, optional_text(object, "hda"));
   DS_TRY(out.rootfs, optional_text(object, "rootfs"));
   DS_TRY(out.bios, optional_text(object, "bios"));
@@ -158,6 +159,7 @@ Result<Image> load_image(const fs::path& directory) {
     image.metadata.version = version_from_name(image.name);
   }
   DS_TRY(image.kernel, resolve_artifact(image.directory, image.metadata.kernel));
+  DS_TRY(image.vmlinux, resolve_optional(image.directory, image.metadata.vmlinux));
   DS_TRY(image.initrd, resolve_artifact(image.directory, image.metadata.initrd));
   DS_TRY(image.rootfs, resolve_optional(image.directory, image.metadata.rootfs));
   DS_TRY(image.bios, resolve_optional(image.directory, image.metadata.bios));
@@ -247,7 +249,11 @@ Result<> verify_image_digest(const Image& image) {
     }
     listed.push_back(name);
   }
-  for (const auto& name : {image.metadata.kernel, image.metadata.initrd, std::string(k_image_metadata)}) {
+  std::vector<std::string> needed{image.metadata.kernel, image.metadata.initrd, k_image_metadata};
+  if (image.metadata.vmlinux) {
+    needed.push_back(*image.metadata.vmlinux);
+  }
+  for (const auto& name : needed) {
     if (std::ranges::find(listed, name) == listed.end()) {
       return corrupt(format("sha256sum.txt does not list {}", name));
     }

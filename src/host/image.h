@@ -17,6 +17,7 @@ using base::Result;
 
 // File names in an image directory made here.
 inline constexpr const char* k_image_kernel = "bzImage";
+inline constexpr const char* k_image_vmlinux = "vmlinux";
 inline constexpr const char* k_image_initrd = "initramfs.cpio.gz";
 inline constexpr const char* k_image_rootfs = "rootfs.img.parted.verity";
 inline constexpr const char* k_image_metadata = "metadata.json";
@@ -28,6 +29,8 @@ inline constexpr const char* k_image_packages = "packages.txt";
 struct ImageMetadata {
   std::string cmdline;
   std::string kernel;
+  std::optional<std::string>
+      vmlinux;  // the same kernel unpacked, for PVH boot; only images made here have it
   std::string initrd;
   std::optional<std::string> hda;
   std::optional<std::string> rootfs;
@@ -50,6 +53,7 @@ struct Image {
   fs::path directory;
   ImageMetadata metadata;
   fs::path kernel;
+  std::optional<fs::path> vmlinux;
   fs::path initrd;
   std::optional<fs::path> rootfs;
   std::optional<fs::path> bios;

@@ -66,6 +66,7 @@ class Builder {
   Result<> prepare_root();
   Result<> add_recipe_files();
   Result<> add_boot_modules();
+  Result<> extract_vmlinux();
   Result<> write_initramfs();
   Result<> write_root_disk();
   Result<> write_metadata();
@@ -96,8 +97,10 @@ Result<> Builder::check() {
   m_name = m_what.name.empty() ? "dstack-" + m_what.version : m_what.name;
   DS_CHECK(check_image_name(m_name));
   std::string missing;
-  for (const auto& [tool, package] :
-       {std::pair{"mksquashfs", "squashfs-tools"}, {"veritysetup", "cryptsetup-bin"}, {"xz", "xz-utils"}}) {
+  for (const auto& [tool, package] : {std::pair{"mksquashfs", "squashfs-tools"},
+                                      {"veritysetup", "cryptsetup-bin"},
+                                      {"xz", "xz-utils"},
+                                      {"zstd", "zstd"}}) {
     if (!base::find_tool(tool)) {
       missing += (missing.empty() ? "" : " ") + std::string(package);
     }
@@ -145,19 +148,40 @@ Result<> Builder::add_boot_modules() {
   const ModuleTable table(dep, builtin);
   DS_TRY(const auto early_names, read_list(m_what.recipe / "modules.initramfs"));
   DS_TRY(m_early_modules, table.insertion_order(early_names));
-  DS_TRY(const auto boot_names, read_list(m_what.recipe / "modules.boot"));
-  DS_TRY(const auto boot, table.insertion_order(boot_names));
-  std::string list;
-  for (const auto& path : boot) {
-    if (std::ranges::find(m_early_modules, path) != m_early_modules.end()) {
-      continue;
+  auto known = m_early_modules;
+  for (const auto& [recipe, list_name] : {std::pair{"modules.boot", "list"}, {"modules.late", "list.late"}}) {
+    DS_TRY(const auto names, read_list(m_what.recipe / recipe));
+    DS_TRY(const auto order, table.insertion_order(names));
+    std::string list;
+    for (const auto& path : order) {
+      if (std::ranges::find(known, path) != known.end()) {
+        continue;
+      }
+      known.push_back(path);
+      DS_TRY(const auto bytes, read_module(modules / path));
+      const auto file = module_name(path) + ".ko";
+      DS_CHECK(put_file(m_root / "usr/lib/dstack/modules" / file, bytes, 0644));
+      list += file + "\n";
     }
-    DS_TRY(const auto bytes, read_module(modules / path));
-    const auto file = module_name(path) + ".ko";
-    DS_CHECK(put_file(m_root / "usr/lib/dstack/modules" / file, bytes, 0644));
-    list += file + "\n";
+    DS_CHECK(put_file(m_root / "usr/lib/dstack/modules" / list_name, list, 0644));
   }
-  return put_file(m_root / "usr/lib/dstack/modules/list", list, 0644);
+  return {};
+}
+
+// The kernel inside bzImage. A hypervisor that emulates boots it faster than the packed one, which unpacks
+// itself with emulated instructions.
+Result<> Builder::extract_vmlinux() {
+  DS_TRY(const auto image, base::read_file(m_stage / k_image_kernel, k_max_program));
+  const auto payload = kernel_payload(base::as_bytes(image));
+  if (!payload) {
+    return build_error("the kernel is packed in an unknown way");
+  }
+  const auto packed = m_stage.parent_path() / (std::string("vmlinux.") + payload->tool);
+  DS_CHECK(base::write_file_atomic(packed, base::as_text(payload->data)));
+  DS_TRY(auto output, base::run_checked({.argv = {payload->tool, "--decompress", "--stdout", packed.string()},
+                                         .timeout = std::chrono::minutes(2),
+                                         .output_limit = k_max_program}));
+  return base::write_file_atomic(m_stage / k_image_vmlinux, output.out);
 }
 
 Result<> Builder::prepare_root() {
@@ -177,6 +201,7 @@ Result<> Builder::prepare_root() {
   if (error) {
     return build_error(format("cannot copy the kernel: {}", error.message()));
   }
+  DS_CHECK(extract_vmlinux());
   DS_CHECK(add_boot_modules());
   DS_CHECK(remove_traces(m_root));
   DS_TRY(const auto removals, read_list(m_what.recipe / "remove.list"));
@@ -263,17 +288,16 @@ Result<> Builder::write_metadata() {
   }
   cmdline += format("dstack.rootfs_hash={} dstack.rootfs_size={}", m_root_hash, m_root_size);
   const nlohmann::ordered_json metadata = {
-      {"cmdline", cmdline},         {"kernel", k_image_kernel},
-      {"initrd", k_image_initrd},   {"rootfs", k_image_rootfs},
-      {"rootfs_hash", m_root_hash}, {"version", m_what.version},
-      {"shared_ro", true},          {"is_dev", false},
+      {"cmdline", cmdline},        {"kernel", k_image_kernel}, {"vmlinux", k_image_vmlinux},
+      {"initrd", k_image_initrd},  {"rootfs", k_image_rootfs}, {"rootfs_hash", m_root_hash},
+      {"version", m_what.version}, {"shared_ro", true},        {"is_dev", false},
   };
   return base::write_file_atomic(m_stage / k_image_metadata, metadata.dump(2) + "\n");
 }
 
 Result<> Builder::write_sums() {
   std::string sums;
-  for (const char* name : {k_image_kernel, k_image_initrd, k_image_metadata}) {
+  for (const char* name : {k_image_kernel, k_image_vmlinux, k_image_initrd, k_image_metadata}) {
     DS_TRY(const auto sum, sha256_file(m_stage / name));
     sums += format("{}  {}\n", sum, name);
   }

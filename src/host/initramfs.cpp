@@ -89,6 +89,35 @@ Result<std::string> read_module(const std::filesystem::path& path) {
   return std::move(output.out);
 }
 
+std::optional<KernelPayload> kernel_payload(base::ByteView image) {
+  // The setup header of the Linux x86 boot protocol, 2.08 and later.
+  if (image.size() < 0x250 || base::as_text(image.subspan(0x202, 4)) != "HdrS") {
+    return std::nullopt;
+  }
+  const auto number = [&](std::size_t offset) {
+    return std::size_t{image[offset]} | std::size_t{image[offset + 1]} << 8 |
+           std::size_t{image[offset + 2]} << 16 | std::size_t{image[offset + 3]} << 24;
+  };
+  const std::size_t setup_sectors = image[0x1f1] == 0 ? 4 : image[0x1f1];
+  const auto start = (setup_sectors + 1) * 512 + number(0x248);
+  const auto length = number(0x24c);
+  // Behind the packed data stands the unpacked size, which is not part of it.
+  if (length < 8 || start > image.size() || length > image.size() - start) {
+    return std::nullopt;
+  }
+  auto data = image.subspan(start, length);
+  if (data[0] == 0x28 && data[1] == 0xb5 && data[2] == 0x2f && data[3] == 0xfd) {
+    return KernelPayload{data.first(length - 4), "zstd"};
+  }
+  if (data[0] == 0xfd && base::as_text(data.subspan(1, 4)) == "7zXZ") {
+    return KernelPayload{data.first(length - 4), "xz"};
+  }
+  if (data[0] == 0x1f && data[1] == 0x8b) {
+    return KernelPayload{data, "gzip"};
+  }
+  return std::nullopt;
+}
+
 void CpioWriter::directory(std::string_view name) {
   entry(name, 040755, {});
 }

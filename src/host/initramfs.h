@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,14 @@ std::string module_name(std::string_view path);
 
 // The bytes of a module file, unpacked when its name ends in .xz, .zst or .gz.
 base::Result<std::string> read_module(const std::filesystem::path& path);
+
+// The packed kernel inside a bzImage and the program that unpacks it ("zstd", "xz", "gzip").
+struct KernelPayload {
+  base::ByteView data;
+  const char* tool = nullptr;
+};
+// nullopt when this is no bzImage, its header does not fit it, or the packing is unknown.
+std::optional<KernelPayload> kernel_payload(base::ByteView image);
 
 // newc cpio: owner root, time 0, entries in the order added. Parents must be added before what they hold.
 class CpioWriter {

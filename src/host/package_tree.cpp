@@ -176,7 +176,7 @@ Result<PackageTree> make_package_tree(const PackageTreeRequest& request) {
   PackageTree tree{directory / "root", directory / "packages.txt", true};
   std::error_code error;
   DS_CHECK(base::make_dirs(trees));
-  DS_TRY(const auto lock, base::FileLock::acquire(trees / ".lock"));
+  DS_TRY(const auto lock, base::FileLock::acquire(trees / format(".{}.lock", directory.filename().string())));
   if (request.use_cache && fs::exists(tree.packages, error)) {
     return tree;
   }

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "warm.h"
 
 namespace dstack::init {
 
@@ -44,6 +46,15 @@ void print(const std::string& text) {
   std::fprintf(stderr, "dstack-init: %s\n", text.c_str());
 }
 
+// A cgroup of its own: podman started from the root cgroup would first try to move every process out of it.
+void enter_cgroup() {
+  ::mkdir("/sys/fs/cgroup/dstack", 0755);
+  if (const int fd = ::open("/sys/fs/cgroup/dstack/cgroup.procs", O_WRONLY | O_CLOEXEC); fd >= 0) {
+    [[maybe_unused]] const auto written = ::write(fd, "0", 1);
+    ::close(fd);
+  }
+}
+
 Result<pid_t> start_guest() {
   const pid_t pid = ::fork();
   if (pid < 0) {
@@ -56,6 +67,7 @@ Result<pid_t> start_guest() {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   ::setsid();
+  enter_cgroup();
   if (const int null = ::open("/dev/null", O_RDONLY); null > 0) {
     ::dup2(null, 0);
     ::close(null);
@@ -171,6 +183,7 @@ void block_signals() {
 Result<Ending> supervise() {
   const auto set = handled();
   DS_TRY(const pid_t guest, start_guest());
+  start_warming();
   auto ending = Ending::power_off;
   while (true) {
     int number = 0;
