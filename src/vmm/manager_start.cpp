@@ -118,7 +118,10 @@ Result<LaunchSpec> VmManager::prepare(const Vm& vm, std::uint16_t agent_port) {
   spec.accelerator = m_seams.machine.accelerator;
   spec.directory = files.directory();
   spec.bios = image.bios;
-  spec.kernel = image.kernel;
+  // Entered directly, the unpacked kernel saves its emulated unpacking; a measured firmware would have to
+  // load it.
+  const bool direct = image.vmlinux && !spec.accelerator.kvm && !image.bios;
+  spec.kernel = direct ? *image.vmlinux : image.kernel;
   spec.initrd = image.initrd;
   spec.cmdline = image.metadata.cmdline;
   spec.rootfs = image.rootfs;

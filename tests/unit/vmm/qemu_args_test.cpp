@@ -43,7 +43,7 @@ TEST(QemuArgs, SimulatedUnderOldTcg) {
   EXPECT_EQ(joined(qemu_argv(spec)),
             R"(/usr/bin/qemu-system-x86_64
 -accel tcg,thread=single
--cpu max,-cx16
+-cpu max,-cx16,-avx,-avx2
 -nographic
 -nodefaults
 -no-reboot
@@ -74,7 +74,7 @@ TEST(QemuArgs, SimulatedOnOtherMachines) {
   auto spec = sample(TeeMode::simulated);
   spec.accelerator = {.kvm = false, .old_tcg = false};
   auto text = joined(qemu_argv(spec));
-  EXPECT_NE(text.find("-accel tcg\n-cpu max\n"), std::string::npos);
+  EXPECT_NE(text.find("-accel tcg\n-cpu max,-avx,-avx2\n"), std::string::npos);
   EXPECT_NE(text.find("-smp 2\n"), std::string::npos);
   EXPECT_EQ(spec.accelerator.effective_vcpus(4), 4U);
   EXPECT_EQ(spec.accelerator.effective_vcpus(0), 1U);
