@@ -110,13 +110,11 @@ Result<std::string> find_root_disk(const std::string& cmdline, std::uint64_t siz
 }
 
 Result<> mount_file_system(const std::string& device) {
-  for (const char* type : {"squashfs", "erofs"}) {
-    if (::mount(device.c_str(), k_new_root, type, MS_RDONLY, nullptr) == 0) {
-      return {};
-    }
+  if (::mount(device.c_str(), k_new_root, "squashfs", MS_RDONLY, nullptr) != 0) {
+    return fail_errno(Code::io, "the root file system does not match dstack.rootfs_hash or is damaged", errno,
+                      "build the image again, or boot the root disk that belongs to this command line");
   }
-  return fail_errno(Code::io, "the root file system does not match dstack.rootfs_hash or is damaged", errno,
-                    "build the image again, or boot the root disk that belongs to this command line");
+  return {};
 }
 
 // Deletes the initramfs, which is memory. Stays on its file system.

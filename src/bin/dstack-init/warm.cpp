@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -32,6 +33,9 @@ void start_warming() {
   if (::fork() != 0) {
     return;
   }
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
   (void)insert_modules(k_modules, /*all_needed=*/false);
   const sched_param parameter{};
   ::sched_setscheduler(0, SCHED_IDLE, &parameter);
