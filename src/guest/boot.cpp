@@ -95,7 +95,8 @@ Result<> Boot::run() {
   DS_CHECK(measure());
   m_timeline.mark("evidence");
 
-  // The disks do not depend on the keys (there is no disk encryption yet), and podman takes seconds to start.
+  // The disks do not depend on the keys (there is no disk encryption yet), and podman takes seconds to start,
+  // which pass while the KMS works.
   auto storage = std::async(std::launch::async, [this] { return set_up_storage(); });
   auto keys = get_keys();
   auto stored = storage.get();

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <mutex>
+
 #include "base/fs.h"
+#include "net/server.h"
 #include "unit/guest/fakes.h"
 #include "unit/guest/temp_dir.h"
 
@@ -88,6 +91,29 @@ TEST_F(ContainersTest, SaysWhyContainersDidNotStart) {
   EXPECT_EQ(up.error().code, Code::containers);
   EXPECT_TRUE(up.error().what().starts_with("failed to start containers: ")) << up.error().what();
   EXPECT_THAT(up.error().what(), HasSubstr("no such image"));
+}
+
+TEST_F(ContainersTest, StopsEveryRunningContainerThroughTheService) {
+  std::mutex mutex;
+  std::vector<std::string> stopped;
+  net::Server podman([&](const net::Request& request) {
+    if (request.path == "/v1.41/containers/json") {
+      return net::Response::json(200, R"([{"Id":"aa"},{"Id":"bb"},{"Id":7},"x"])");
+    }
+    const std::lock_guard lock(mutex);
+    stopped.push_back(request.method + " " + request.path + "?" + request.query);
+    return net::Response::text(request.path.find("aa") != std::string::npos ? 204 : 304, "");
+  });
+  std::filesystem::create_directories(m_dir / "podman");
+  ASSERT_TRUE(podman.listen_unix((m_dir / "podman/podman.sock").string()).has_value());
+  podman.start();
+  m_containers.stop(std::chrono::seconds(3));
+  EXPECT_THAT(stopped, testing::UnorderedElementsAre("POST /v1.41/containers/aa/stop?t=3",
+                                                     "POST /v1.41/containers/bb/stop?t=3"));
+}
+
+TEST_F(ContainersTest, StoppingWithoutAServiceIsNoError) {
+  m_containers.stop(std::chrono::seconds(1));
 }
 
 TEST(ProgramError, KeepsTheEndOfALongOutput) {
