@@ -160,9 +160,10 @@ Result<> Containers::up(std::string_view compose_text, std::function<void(std::s
 
 void Containers::stop(std::chrono::seconds limit) {
   // Through the service, which is there already: another podman process would take seconds to start.
+  const net::Endpoint endpoint{net::Endpoint::Kind::unix_socket, m_paths.socket.string(), {}, 0, {}};
   net::ClientOptions options;
-  options.timeout = limit + std::chrono::seconds(10);
-  const net::Client service({net::Endpoint::Kind::unix_socket, m_paths.socket.string(), {}, 0, {}}, options);
+  options.timeout = limit + std::chrono::seconds(5);
+  const net::Client service(endpoint, options);
   net::Request list;
   list.path = "/v1.41/containers/json";
   const auto answer = service.send(list);

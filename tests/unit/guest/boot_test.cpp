@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
+
+#include <utility>
 
 #include "base/fs.h"
 #include "net/client.h"
@@ -291,6 +294,7 @@ TEST_F(BootTest, TheHostCanAskForAShutdown) {
   request.headers.set("Authorization", "Bearer t0k");
   EXPECT_EQ(client.send(request)->status, 200);
   EXPECT_EQ(m_shutdowns, 1);
+  ::close(std::exchange(m_podman, -1));  // podman is gone, and nothing waits for it
   m_boot->stop();
   EXPECT_EQ(m_sent.back(), (std::pair<std::string, std::string>("shutdown.progress", "powering off")));
 }
