@@ -11,8 +11,9 @@ bool systemd_is_running() {
   if (::lstat("/run/systemd/system", &info) != 0 || !S_ISDIR(info.st_mode)) {
     return false;
   }
+  // A sandbox (ProtectProc=) may hide PID 1; then the directory, which systemd makes at boot, has to do.
   const auto name = base::read_file("/proc/1/comm", 64);
-  return name && *name == "systemd\n";
+  return !name || *name == "systemd\n";
 }
 
 base::Result<std::unique_ptr<ServiceManager>> open_service_manager(const ServiceManagerOptions& options) {
