@@ -22,6 +22,14 @@ constexpr std::chrono::seconds k_call_timeout{25};
 constexpr std::chrono::seconds k_start_limit{30};
 constexpr std::chrono::seconds k_stop_limit{150};
 
+std::string without_expansion(const std::string& word) {
+  std::string out;
+  for (const char c : word) {
+    out += c == '$' ? std::string("$$") : std::string(1, c);
+  }
+  return out;
+}
+
 // Appends properties, "a(sv)". The first failure sticks.
 class Properties {
  public:
@@ -71,17 +79,19 @@ class Properties {
     shut();
     keep(sd_bus_message_append(m_message, "(sv)", "SystemCallErrorNumber", "i", EPERM));
   }
+  // Not ExecStartEx, which could turn off the expansion of $NAME: systemd 252 writes it down in a way that it
+  // does not read again at the next reload.
   void exec(const std::vector<std::string>& argv) {
-    open("ExecStartEx", "a(sasas)");
-    keep(sd_bus_message_open_container(m_message, 'a', "(sasas)"));
-    keep(sd_bus_message_open_container(m_message, 'r', "sasas"));
+    open("ExecStart", "a(sasb)");
+    keep(sd_bus_message_open_container(m_message, 'a', "(sasb)"));
+    keep(sd_bus_message_open_container(m_message, 'r', "sasb"));
     keep(sd_bus_message_append(m_message, "s", argv.front().c_str()));
     keep(sd_bus_message_open_container(m_message, 'a', "s"));
     for (const auto& word : argv) {
-      keep(sd_bus_message_append(m_message, "s", word.c_str()));
+      keep(sd_bus_message_append(m_message, "s", without_expansion(word).c_str()));
     }
     keep(sd_bus_message_close_container(m_message));
-    keep(sd_bus_message_append(m_message, "as", 1, "no-env-expand"));
+    keep(sd_bus_message_append(m_message, "b", 0));
     keep(sd_bus_message_close_container(m_message));
     keep(sd_bus_message_close_container(m_message));
     shut();

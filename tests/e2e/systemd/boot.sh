@@ -64,7 +64,8 @@ overlay 2>/dev/null || skip "no overlay can be mounted"
 
 # The disk: this machine's files without its services.
 root=$scratch/root
-rm -rf "$root"/etc/systemd/system/*.wants "$root"/etc/systemd/system/*.requires "$root"/etc/systemd/system/dstack-*
+rm -rf "$root"/etc/systemd/system/*.{wants,requires} "$root"/etc/systemd/system/dstack-* \
+  "$root"/etc/dstack "$root"/var/{lib,cache}/dstack
 rm -f "$root"/etc/rc?.d/*
 : >"$root/etc/fstab"
 : >"$root/etc/machine-id"

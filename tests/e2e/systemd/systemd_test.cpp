@@ -363,7 +363,7 @@ TEST_F(Systemd, ATransientUnitIsStartedOnceAndStoppedWithAllItsProcesses) {
   unit.stdout_file = unit.directory + "/out.log";
   unit.stderr_file = unit.directory + "/err.log";
   unit.stop_timeout = milliseconds(1'000);
-  unit.argv = {program(), "--service", "stubborn", unit.directory + "/seen", "$HOME %n"};
+  unit.argv = {program(), "--service", "stubborn", unit.directory + "/seen", "$HOME %n", "${HOME}", "$$"};
   const auto pid = host::start_transient_unit(unit);
   ASSERT_TRUE(pid) << pid.error().what();
   EXPECT_EQ(::kill(*pid, 0), 0);
@@ -373,9 +373,15 @@ TEST_F(Systemd, ATransientUnitIsStartedOnceAndStoppedWithAllItsProcesses) {
   }));
   const auto seen = base::read_file(unit.directory + "/seen");
   ASSERT_TRUE(seen);
-  EXPECT_THAT(*seen, HasSubstr("arg=$HOME %n\n"));
+  EXPECT_THAT(*seen, HasSubstr("arg=$HOME %n\narg=${HOME}\narg=$$\n"));
   EXPECT_THAT(*seen, HasSubstr("CapEff:\t0000000000000000"));
   EXPECT_TRUE(fs::exists(unit.stderr_file));
+
+  // systemd reads its own notes of the unit back.
+  systemctl({"daemon-reload"});
+  base::Command show;
+  show.argv = {"systemctl", "show", "--property", "LoadState,ActiveState,KillMode", unit.name + ".service"};
+  EXPECT_EQ(base::run(show)->out, "KillMode=control-group\nLoadState=loaded\nActiveState=active\n");
 
   EXPECT_EQ(host::start_transient_unit(unit).error().code, base::Code::locked);
   EXPECT_EQ(*host::list_transient_units("dstack-vm-*"), std::vector<std::string>{unit.name});
