@@ -202,22 +202,48 @@ Result<> copy_tree(const fs::path& from, const fs::path& to) {
 }
 
 Result<> remove_traces(const fs::path& root) {
-  for (const char* path :
-       {"etc/.pwd.lock",   "etc/passwd-", "etc/group-",      "etc/shadow-",  "etc/gshadow-",
-        "etc/subuid-",     "etc/subgid-", "etc/resolv.conf", "etc/hostname", "etc/machine-id",
-        "etc/apt",         "var/cache",   "var/log",         "var/lib/apt",  "var/lib/dpkg",
-        "var/lib/systemd", "var/lib/ucf", "var/backups",     "run",          "tmp",
-        "var/tmp"}) {
+  // The second group is what systemd-tmpfiles makes, which it does only where it can mount.
+  for (const char* path : {"etc/.pwd.lock",
+                           "etc/passwd-",
+                           "etc/group-",
+                           "etc/shadow-",
+                           "etc/gshadow-",
+                           "etc/subuid-",
+                           "etc/subgid-",
+                           "etc/resolv.conf",
+                           "etc/hostname",
+                           "etc/machine-id",
+                           "etc/apt",
+                           "var/cache",
+                           "var/log",
+                           "var/lib/apt",
+                           "var/lib/dpkg",
+                           "var/lib/ucf",
+                           "var/backups",
+                           "run",
+                           "tmp",
+                           "var/tmp",
+                           "dev",
+                           "etc/mtab",
+                           "etc/vconsole.conf",
+                           "etc/default/locale",
+                           "etc/credstore",
+                           "etc/credstore.encrypted",
+                           "root",
+                           "var/lib/systemd",
+                           "var/lib/private"}) {
     DS_CHECK(base::remove_tree(root / path));
   }
   std::error_code error;
-  for (const char* path : {"var/cache", "var/log", "run", "tmp", "var/tmp"}) {
-    if (!fs::exists(root / "var", error) && std::string_view(path).starts_with("var/")) {
-      continue;
-    }
-    fs::create_directory(root / path, error);
-    const bool shared = std::string_view(path).ends_with("tmp");
-    fs::permissions(root / path, static_cast<fs::perms>(shared ? 01777 : 0755), error);
+  for (const auto& [path, mode] : {std::pair{"var/cache", 0755},
+                                   {"var/log", 0755},
+                                   {"run", 0755},
+                                   {"tmp", 01777},
+                                   {"var/tmp", 01777},
+                                   {"dev", 0755},
+                                   {"root", 0700}}) {
+    fs::create_directories(root / path, error);
+    fs::permissions(root / path, static_cast<fs::perms>(mode), error);
     if (error) {
       return fail(Code::io, format("cannot make {}: {}", (root / path).string(), error.message()));
     }
