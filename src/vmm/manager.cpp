@@ -94,6 +94,9 @@ Result<> VmManager::load() {
       save_progress(*vm);
     }
     vm->start_due = !vm->process && vm->started && !vm->removing;
+    // A stop that a crash cut off between its record and its deed; a guest that powers off by itself is left
+    // to it.
+    vm->kill_due = vm->process && !vm->started && vm->progress.shutdown_progress.empty();
   }
   return {};
 }
@@ -150,6 +153,7 @@ void VmManager::tick() {
   };
   std::vector<Due> starts;
   std::vector<std::string> removals;
+  std::vector<std::string> kills;
   std::vector<fs::path> logs;
   {
     const std::lock_guard lock(m_mutex);
@@ -162,15 +166,16 @@ void VmManager::tick() {
     for (const auto& [id, vm] : m_vms) {
       const bool running = vm->process.has_value();
       if (vm->removing) {
-        if (!running) {
-          removals.push_back(id);
-        }
+        (running ? kills : removals).push_back(id);
         continue;
       }
       if (running && check_logs) {
         for (const auto* channel : {"serial", "stdout", "stderr"}) {
           logs.push_back(vm->files.log(channel));
         }
+      }
+      if (vm->kill_due && running) {
+        kills.push_back(id);
       }
       if (vm->broken || !vm->started) {
         continue;
@@ -203,6 +208,9 @@ void VmManager::tick() {
       const std::lock_guard lock(m_mutex);
       launch_failed(*vm, started.error());
     }
+  }
+  for (const auto& id : kills) {
+    m_seams.processes.kill(id);
   }
   for (const auto& id : removals) {
     const std::lock_guard operation(m_operation);
@@ -306,15 +314,25 @@ Result<> VmManager::start(const std::string& id) {
     }
     vm->restart.reset();
     vm->start_due = false;
+    vm->kill_due = false;
     if (vm->process) {
       set_started(*vm, true);
       return {};
     }
   }
-  DS_CHECK(start_process(vm));
-  const std::lock_guard lock(m_mutex);
-  set_started(*vm, true);
-  return {};
+  // The intent first: a crash after the start must not find a process that nobody wants.
+  bool before = false;
+  {
+    const std::lock_guard lock(m_mutex);
+    before = vm->started;
+    set_started(*vm, true);
+  }
+  auto result = start_process(vm);
+  if (!result) {
+    const std::lock_guard lock(m_mutex);
+    set_started(*vm, before);
+  }
+  return result;
 }
 
 Result<> VmManager::stop(const std::string& id) {

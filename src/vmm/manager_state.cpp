@@ -154,6 +154,7 @@ void VmManager::on_exit(const std::string& id, pid_t pid, std::optional<int> cod
     const auto now = m_seams.clock.wall_ms();
     const auto seconds = (now - vm->process->started_at_ms) / 1000;
     vm->process.reset();
+    vm->kill_due = false;
     if (const auto removed = vm->files.remove_process(); !removed) {
       base::log_warn(removed.error().what());
     }

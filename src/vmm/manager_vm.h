@@ -17,7 +17,8 @@ struct VmManager::Vm {
   RestartPolicy restart;
   bool started = false;
   bool removing = false;
-  bool start_due = false;           // at the next tick, without back-off
+  bool start_due = false;  // at the next tick, without back-off
+  bool kill_due = false;
   bool shutdown_requested = false;  // an end is not a failure
   std::optional<ProcessRecord> process;
   Progress progress;

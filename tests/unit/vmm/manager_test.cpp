@@ -248,7 +248,9 @@ TEST(VmManager, RemovalWaitsForTheProcessAndSurvivesARestart) {
   lab.processes.survivors[100] = true;
   lab.restart();
   EXPECT_EQ(lab.status(id), "removing");
-  lab.processes.end(id, 137);
+  lab.processes.ignores_kill = false;
+  lab.manager->tick();
+  EXPECT_FALSE(lab.processes.running(id)) << "the new VM manager finishes the job";
   lab.manager->tick();
   EXPECT_EQ(lab.status(id), "gone");
 }
@@ -392,6 +394,33 @@ TEST(VmManager, RestartAdoptsRunningVmsAndStartsTheOthers) {
   EXPECT_EQ(lab.processes.starts, before + 1);
   EXPECT_EQ(lab.status(dead), "running");
   EXPECT_TRUE(fs::exists(lab.vm(unrecorded) / "qemu.json"));
+}
+
+TEST(VmManager, AStopThatACrashCutOffIsFinished) {
+  Lab lab;
+  lab.restart();
+  const auto stopped = create(lab, request());
+  const auto powering_off = create(lab, request());
+  ASSERT_TRUE(lab.manager->notify(powering_off, "shutdown.progress", "powering off"));
+  lab::write(lab.vm(stopped) / "vm-state.json", R"({"started":false})");
+  lab.processes.survivors = {{100, true}, {101, true}};
+  lab.restart();
+  EXPECT_EQ(lab.status(stopped), "stopping");
+  lab.manager->tick();
+  EXPECT_EQ(lab.status(stopped), "stopped");
+  EXPECT_EQ(lab.status(powering_off), "stopping") << "the guest is busy with it";
+}
+
+TEST(VmManager, AStartThatFailsLeavesAStoppedVmStopped) {
+  Lab lab;
+  lab.restart();
+  auto what = request();
+  what.set_stopped(true);
+  const auto id = create(lab, what);
+  lab.processes.fail_starts = true;
+  EXPECT_FALSE(lab.manager->start(id));
+  EXPECT_EQ(lab.status(id), "stopped");
+  EXPECT_EQ(read(lab.vm(id) / "vm-state.json"), R"({"started":false})");
 }
 
 TEST(VmManager, OneCorruptRecordDoesNotStopTheOthers) {
