@@ -44,69 +44,101 @@ struct ErrorReply {
   }
 };
 
+template <class Number>
+int read_number(sd_bus_message* message, const char* type, std::int64_t& out) {
+  Number value = 0;
+  const int r = sd_bus_message_read(message, "v", type, &value);
+  out = static_cast<std::int64_t>(value);
+  return r;
+}
+
+int read_text(sd_bus_message* message, const char* type, std::string& out) {
+  const char* value = nullptr;
+  const int r = sd_bus_message_read(message, "v", type, &value);
+  out = r < 0 ? "" : value;
+  return r;
+}
+
+int read_bytes(sd_bus_message* message, std::string& out) {
+  const void* data = nullptr;
+  std::size_t size = 0;
+  int r = sd_bus_message_enter_container(message, 'v', "ay");
+  if (r >= 0) {
+    r = sd_bus_message_read_array(message, 'y', &data, &size);
+  }
+  if (r < 0) {
+    return r;
+  }
+  out = base::to_hex({static_cast<const std::uint8_t*>(data), size});
+  return sd_bus_message_exit_container(message);
+}
+
 // One "v" of a{sv}, if it is of a type that is kept.
 int read_variant(sd_bus_message* message, const std::string& key, UnitProperties& out) {
   char type = 0;
   const char* contents = nullptr;
-  int r = sd_bus_message_peek_type(message, &type, &contents);
-  if (r <= 0) {
+  const int r = sd_bus_message_peek_type(message, &type, &contents);
+  if (r <= 0 || contents == nullptr) {
     return r < 0 ? r : -EBADMSG;
   }
   const std::string_view kind(contents);
   if (kind == "s" || kind == "o") {
-    const char* value = nullptr;
-    if ((r = sd_bus_message_read(message, "v", contents, &value)) >= 0) {
-      out.text[key] = value;
-    }
-    return r;
-  }
-  if (kind == "b" || kind == "i") {
-    std::int32_t value = 0;
-    if ((r = sd_bus_message_read(message, "v", contents, &value)) >= 0) {
-      out.number[key] = value;
-    }
-    return r;
-  }
-  if (kind == "u") {
-    std::uint32_t value = 0;
-    if ((r = sd_bus_message_read(message, "v", contents, &value)) >= 0) {
-      out.number[key] = value;
-    }
-    return r;
-  }
-  if (kind == "x" || kind == "t") {
-    std::int64_t value = 0;
-    if ((r = sd_bus_message_read(message, "v", contents, &value)) >= 0) {
-      out.number[key] = value;
-    }
-    return r;
+    return read_text(message, contents, out.text[key]);
   }
   if (kind == "ay") {
-    const void* data = nullptr;
-    std::size_t size = 0;
-    if ((r = sd_bus_message_enter_container(message, 'v', contents)) < 0 ||
-        (r = sd_bus_message_read_array(message, 'y', &data, &size)) < 0) {
-      return r;
-    }
-    out.text[key] = base::to_hex({static_cast<const std::uint8_t*>(data), size});
-    return sd_bus_message_exit_container(message);
+    return read_bytes(message, out.text[key]);
+  }
+  if (kind == "b" || kind == "i") {
+    return read_number<std::int32_t>(message, contents, out.number[key]);
+  }
+  if (kind == "u") {
+    return read_number<std::uint32_t>(message, contents, out.number[key]);
+  }
+  if (kind == "x" || kind == "t") {
+    return read_number<std::uint64_t>(message, contents, out.number[key]);
   }
   return sd_bus_message_skip(message, "v");
+}
+
+int read_property(sd_bus_message* message, UnitProperties& out) {
+  const char* key = nullptr;
+  int r = sd_bus_message_read(message, "s", &key);
+  if (r >= 0) {
+    r = read_variant(message, key, out);
+  }
+  return r < 0 ? r : sd_bus_message_exit_container(message);
 }
 
 int read_properties(sd_bus_message* message, UnitProperties& out) {
   int r = sd_bus_message_enter_container(message, 'a', "{sv}");
   while (r >= 0) {
-    if ((r = sd_bus_message_enter_container(message, 'e', "sv")) <= 0) {
+    r = sd_bus_message_enter_container(message, 'e', "sv");
+    if (r <= 0) {
       break;
     }
-    const char* key = nullptr;
-    if ((r = sd_bus_message_read(message, "s", &key)) < 0 || (r = read_variant(message, key, out)) < 0) {
-      break;
-    }
-    r = sd_bus_message_exit_container(message);
+    r = read_property(message, out);
   }
   return r < 0 ? r : sd_bus_message_exit_container(message);
+}
+
+int read_unit_names(sd_bus_message* message, std::vector<std::string>& out) {
+  int r = sd_bus_message_enter_container(message, 'a', "(ssssssouso)");
+  while (r >= 0) {
+    r = sd_bus_message_enter_container(message, 'r', "ssssssouso");
+    if (r <= 0) {
+      break;
+    }
+    const char* name = nullptr;
+    r = sd_bus_message_read(message, "s", &name);
+    if (r >= 0) {
+      out.emplace_back(name);
+      r = sd_bus_message_skip(message, "sssssouso");
+    }
+    if (r >= 0) {
+      r = sd_bus_message_exit_container(message);
+    }
+  }
+  return r;
 }
 
 std::string object_path_of(const std::string& unit) {
@@ -344,19 +376,7 @@ BusResult<std::vector<std::string>> SystemdBus::list(const std::string& pattern)
   auto called = call(
       "ListUnitsByPatterns",
       [&](sd_bus_message* message) { return sd_bus_message_append(message, "asas", 0, 1, pattern.c_str()); },
-      [&](sd_bus_message* reply) {
-        int r = sd_bus_message_enter_container(reply, 'a', "(ssssssouso)");
-        const char* name = nullptr;
-        while (r >= 0 && (r = sd_bus_message_enter_container(reply, 'r', "ssssssouso")) > 0) {
-          if ((r = sd_bus_message_read(reply, "s", &name)) < 0 ||
-              (r = sd_bus_message_skip(reply, "sssssouso")) < 0) {
-            break;
-          }
-          names.emplace_back(name);
-          r = sd_bus_message_exit_container(reply);
-        }
-        return r;
-      });
+      [&](sd_bus_message* reply) { return read_unit_names(reply, names); });
   if (!called) {
     return std::unexpected(std::move(called).error());
   }

@@ -123,7 +123,7 @@ class SystemdManager : public ServiceManager {
 
   Result<> remove(const std::string& name) override {
     DS_CHECK(check_unit_name(name));
-    DS_TRY(const auto present, read_unit(name));
+    DS_CHECK(read_unit(name));
     DS_TRY(auto bus, connect());
     DS_CHECK(stop_unit(bus, name));
     if (auto done = bus.disable(unit_of(name)); !done && !done.error().is("NoSuchUnit")) {

@@ -152,6 +152,7 @@ int append_unit(sd_bus_message* message, const TransientUnit& unit, bool hold) {
   properties.number("AmbientCapabilities", 0);
   properties.text("ProtectSystem", "strict");
   std::vector<std::string> writable;
+  writable.reserve(unit.writable_paths.size());
   for (const auto& path : unit.writable_paths) {
     writable.push_back("-" + path);
   }

@@ -86,10 +86,9 @@ Result<std::vector<std::string>> unit_log(const std::string& unit, std::size_t l
   if (!journal) {
     return base::fail_errno(Code::service_manager, "cannot open the journal", -r, "run the command as root");
   }
-  if ((r = match(journal.get(), "_SYSTEMD_UNIT=" + unit)) < 0 ||
-      (r = sd_journal_add_disjunction(journal.get())) < 0 || (r = match(journal.get(), "UNIT=" + unit)) < 0 ||
-      (r = match(journal.get(), "_PID=1")) < 0) {
-    return base::fail_errno(Code::service_manager, base::format("cannot read the journal of {}", unit), -r);
+  if (match(journal.get(), "_SYSTEMD_UNIT=" + unit) < 0 || sd_journal_add_disjunction(journal.get()) < 0 ||
+      match(journal.get(), "UNIT=" + unit) < 0 || match(journal.get(), "_PID=1") < 0) {
+    return base::fail(Code::service_manager, base::format("cannot read the journal of {}", unit));
   }
   return last_lines(journal.get(), limit);
 }
