@@ -338,8 +338,10 @@ Result<BuiltImage> Builder::run() {
   report("packages",
          format("{} named, {}", packages.size(), m_tree.from_cache ? "from the cache" : "fetched"));
   DS_CHECK(base::make_dirs(m_what.images));
-  DS_TRY(const auto stage, WorkDirectory::make(m_what.images, "build"));
-  DS_TRY(const auto work, WorkDirectory::make(m_what.cache / "trees", "root"));
+  DS_TRY(const auto lock, base::FileLock::acquire(m_what.images / ".build.lock"));
+  DS_TRY(const auto cache_lock, base::FileLock::acquire(m_what.cache / "trees/.root.lock"));
+  DS_TRY(const auto stage, WorkDirectory::make_fixed(m_what.images, "build"));
+  DS_TRY(const auto work, WorkDirectory::make_fixed(m_what.cache / "trees", "root"));
   m_stage = stage.path() / "image";
   m_root = work.path() / "root";
   DS_CHECK(base::make_dirs(m_stage));

@@ -91,7 +91,7 @@ std::vector<std::string> apt_options() {
 }
 
 bool can_mount() {
-  const auto output = base::run({.argv = {"unshare", "--mount", "true"}});
+  const auto output = base::run({.argv = {"unshare", "--mount", "--pid", "--mount-proc", "--fork", "true"}});
   return output && output->exit_code == 0;
 }
 
@@ -116,6 +116,9 @@ Result<> run_mmdebstrap(const PackageTreeRequest& request, const std::vector<std
     return fail(Code::not_found, "mmdebstrap is not installed",
                 "apt-get install mmdebstrap debian-archive-keyring");
   }
+  // A mount namespace of its own: whatever happens to mmdebstrap, its mounts of /proc, /sys and /dev in the
+  // tree go with it, and removing the tree removes nothing else.
+  const bool mounts = can_mount();
   base::Command command{.argv = {"mmdebstrap", "--mode=root", "--variant=essential", "--format=directory",
                                  "--architectures=amd64", "--include=" + join(request.packages, ",")},
                         // INITRD=No: the initramfs is ours, Debian's would be built for nothing.
@@ -127,7 +130,11 @@ Result<> run_mmdebstrap(const PackageTreeRequest& request, const std::vector<std
   for (auto& option : apt_options()) {
     command.argv.push_back(std::move(option));
   }
-  if (!can_mount()) {
+  if (mounts) {
+    const auto begin = command.argv.begin();
+    command.argv.insert(begin, {"setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid",
+                                "--mount-proc", "--fork", "--kill-child"});
+  } else {
     command.argv.insert(command.argv.end(), {"--skip=check/canmount", "--skip=chroot/mount"});
   }
   command.argv.insert(command.argv.end(), {k_guest_suite, target.string()});
@@ -181,7 +188,7 @@ Result<PackageTree> make_package_tree(const PackageTreeRequest& request) {
     return tree;
   }
   tree.from_cache = false;
-  DS_TRY(auto work, WorkDirectory::make(trees, "tree"));
+  DS_TRY(auto work, WorkDirectory::make_fixed(trees, "tree-" + directory.filename().string()));
   DS_CHECK(run_mmdebstrap(sorted, sources, work.path() / "root"));
   DS_TRY(const auto status, base::read_file(work.path() / "root/var/lib/dpkg/status", 64 * 1024 * 1024));
   DS_CHECK(base::write_file_atomic(work.path() / "packages.txt", list_packages(status)));

@@ -20,6 +20,14 @@ base::Result<WorkDirectory> WorkDirectory::make(const std::filesystem::path& par
   return WorkDirectory(name);
 }
 
+base::Result<WorkDirectory> WorkDirectory::make_fixed(const std::filesystem::path& parent,
+                                                      const std::string& name) {
+  const auto path = parent / ("." + name);
+  DS_CHECK(base::remove_tree(path));
+  DS_CHECK(base::make_dirs(path, 0700));
+  return WorkDirectory(path);
+}
+
 WorkDirectory::~WorkDirectory() {
   if (!m_path.empty()) {
     (void)base::remove_tree(m_path);

@@ -12,6 +12,9 @@ class WorkDirectory {
  public:
   // `<parent>/.<stem>-XXXXXX`, mode 0700; `parent` is made when missing.
   static base::Result<WorkDirectory> make(const std::filesystem::path& parent, const std::string& stem);
+  // `<parent>/.<name>`: a fixed name, so that what a killed program left is found and removed first. The
+  // caller holds a lock that keeps others away from that name.
+  static base::Result<WorkDirectory> make_fixed(const std::filesystem::path& parent, const std::string& name);
   WorkDirectory(WorkDirectory&& other) noexcept : m_path(std::move(other.m_path)) { other.m_path.clear(); }
   WorkDirectory& operator=(WorkDirectory&&) = delete;
   WorkDirectory(const WorkDirectory&) = delete;
