@@ -81,7 +81,7 @@ Boot one_boot(const Lab& lab, int run) {
   }
   const double started = process_started(qemu);
   const auto begin = Clock::now();
-  while (get(port).status != 200) {
+  while (get(port, std::chrono::milliseconds(300)).status != 200) {
     if (seconds_since(begin) > 180) {
       stop("the app did not answer within 180 s");
     }

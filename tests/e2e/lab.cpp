@@ -46,12 +46,12 @@ base::Output Lab::run(std::vector<std::string> argv, std::chrono::seconds limit)
   return *output;
 }
 
-HttpAnswer get(std::uint16_t port) {
+HttpAnswer get(std::uint16_t port, std::chrono::milliseconds limit) {
   net::Endpoint endpoint;
   endpoint.kind = net::Endpoint::Kind::tcp;
   endpoint.host = "127.0.0.1";
   endpoint.port = port;
-  const net::Client client(endpoint, {.timeout = std::chrono::seconds(10)});
+  const net::Client client(endpoint, {.connect_timeout = limit, .timeout = limit});
   const auto response = client.send({});
   if (!response) {
     return {};
