@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -30,6 +31,8 @@ namespace fs = std::filesystem;
 constexpr const char* k_podman = "/usr/bin/podman";
 constexpr const char* k_compose = "/usr/libexec/docker/cli-plugins/docker-compose";
 constexpr const char* k_project = "dstack";
+constexpr auto k_request_limit = std::chrono::seconds(30);
+constexpr std::size_t k_short_id = 12;
 
 // TOML basic strings: the paths are ours or checked, but a quote must not end one.
 std::string quoted(const fs::path& path) {
@@ -55,15 +58,17 @@ bool accepts_connections(const fs::path& socket) {
   return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
 }
 
-std::vector<std::string> container_ids(std::string_view json) {
+// The ids in a JSON list of containers, as podman's API ("Id") and its storage ("id") write it.
+std::vector<std::string> container_ids(std::string_view json, const char* key) {
   std::vector<std::string> ids;
   const auto list = nlohmann::json::parse(json, nullptr, false);
   if (!list.is_array()) {
     return ids;
   }
   for (const auto& container : list) {
-    const auto id = container.is_object() ? container.value("Id", nlohmann::json()) : nlohmann::json();
-    if (id.is_string()) {
+    const auto id = container.is_object() ? container.value(key, nlohmann::json()) : nlohmann::json();
+    // It becomes part of a URL.
+    if (id.is_string() && base::from_hex(id.get_ref<const std::string&>())) {
       ids.push_back(id.get<std::string>());
     }
   }
@@ -137,19 +142,11 @@ Result<> Containers::wait_for_service(milliseconds limit) {
 
 Result<> Containers::up(std::string_view compose_text, std::function<void(std::string_view)> on_line) {
   DS_CHECK(base::write_file_atomic(m_paths.compose_file(), compose_text));
-  base::Command command;
-  command.argv = {k_compose, "--progress", "plain",
-                  "--ansi",  "never",      "-p",
-                  k_project, "-f",         m_paths.compose_file().string(),
-                  "up",      "-d",         "--remove-orphans"};
-  command.environment = environment();
-  command.directory = m_paths.work.string();
-  command.timeout = std::chrono::minutes(60);  // images may have to be pulled
-  command.on_line = std::move(on_line);
-  DS_TRY(const auto output, m_runner.run(command));
-  if (output.exit_code != 0) {
-    return base::fail(program_error(Code::containers, "failed to start containers", output));
+  auto up = compose_up(on_line);
+  if (!up && remove_leftovers() > 0) {
+    up = compose_up(on_line);
   }
+  DS_CHECK(std::move(up));
   // Whoever hears that the app is up may pull the plug the next moment.
   const base::Fd data(::open(m_paths.data.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!data || ::syncfs(data.get()) != 0) {
@@ -158,32 +155,72 @@ Result<> Containers::up(std::string_view compose_text, std::function<void(std::s
   return {};
 }
 
+Result<> Containers::compose_up(const std::function<void(std::string_view)>& on_line) {
+  base::Command command;
+  command.argv = {k_compose, "--progress", "plain",
+                  "--ansi",  "never",      "-p",
+                  k_project, "-f",         m_paths.compose_file().string(),
+                  "up",      "-d",         "--remove-orphans"};
+  command.environment = environment();
+  command.directory = m_paths.work.string();
+  command.timeout = std::chrono::minutes(60);  // images may have to be pulled
+  command.on_line = on_line;
+  DS_TRY(const auto output, m_runner.run(command));
+  if (output.exit_code != 0) {
+    return base::fail(program_error(Code::containers, "failed to start containers", output));
+  }
+  return {};
+}
+
+Result<net::Response> Containers::ask_service(const std::string& method, const std::string& path,
+                                              const std::string& query, std::chrono::seconds limit) const {
+  net::ClientOptions options;
+  options.timeout = limit;
+  const net::Client service({net::Endpoint::Kind::unix_socket, m_paths.socket.string(), {}, 0, {}}, options);
+  net::Request request;
+  request.method = method;
+  request.path = path;
+  request.query = query;
+  return service.send(request);
+}
+
+std::size_t Containers::remove_leftovers() {
+  const auto stored = base::read_file(m_paths.graph_root() / "overlay-containers" / "containers.json");
+  if (!stored) {
+    return 0;
+  }
+  const auto answer = ask_service("GET", "/v4.0.0/libpod/containers/json", "all=true", k_request_limit);
+  if (!answer || answer->status != 200) {
+    return 0;
+  }
+  const auto known = container_ids(answer->body, "Id");
+  std::size_t removed = 0;
+  for (const auto& id : container_ids(*stored, "id")) {
+    if (std::ranges::find(known, id) != known.end()) {
+      continue;
+    }
+    base::log_warn(base::format("removing the half-made container {}", id.substr(0, k_short_id)));
+    const auto gone = ask_service("DELETE", "/v4.0.0/libpod/containers/" + id, "force=true", k_request_limit);
+    removed += gone && gone->status == 200 ? 1 : 0;
+  }
+  return removed;
+}
+
 void Containers::stop(std::chrono::seconds limit) {
   // Through the service, which is there already: another podman process would take seconds to start.
-  const net::Endpoint endpoint{net::Endpoint::Kind::unix_socket, m_paths.socket.string(), {}, 0, {}};
-  net::ClientOptions options;
-  options.timeout = limit + std::chrono::seconds(5);
-  const net::Client service(endpoint, options);
-  net::Request list;
-  list.path = "/v1.41/containers/json";
-  const auto answer = service.send(list);
-  std::vector<std::string> ids;
-  if (answer && answer->status == 200) {
-    ids = container_ids(answer->body);
-  } else {
+  const auto answer = ask_service("GET", "/v1.41/containers/json", "", limit + std::chrono::seconds(5));
+  if (!answer || answer->status != 200) {
     base::log_warn("podman does not say which containers run; they are left to the power-off");
+    return;
   }
   std::vector<std::jthread> stops;
-  for (const auto& id : ids) {
-    stops.emplace_back([&service, id, limit] {
-      net::Request stop;
-      stop.method = "POST";
-      stop.path = base::format("/v1.41/containers/{}/stop", id);
-      stop.query = base::format("t={}", limit.count());
-      const auto stopped = service.send(stop);
+  for (const auto& id : container_ids(answer->body, "Id")) {
+    stops.emplace_back([this, id, limit] {
+      const auto stopped = ask_service("POST", base::format("/v1.41/containers/{}/stop", id),
+                                       base::format("t={}", limit.count()), limit + std::chrono::seconds(5));
       // 304: it has stopped by itself.
       if (!stopped || (stopped->status != 204 && stopped->status != 304)) {
-        base::log_warn(base::format("the container {} did not stop", id.substr(0, 12)));
+        base::log_warn(base::format("the container {} did not stop", id.substr(0, k_short_id)));
       }
     });
   }

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "guest/runner.h"
+#include "net/http.h"
 
 namespace dstack::guest {
 
@@ -36,7 +37,9 @@ class Containers {
   // Until the service's socket takes connections. Code::containers when it ended or `limit` passed.
   base::Result<> wait_for_service(std::chrono::milliseconds limit);
   // Writes the compose file and brings it up. `on_line` gets docker-compose's output line by line.
-  // Code::containers "failed to start containers", the cause being the last lines of its output.
+  // Code::containers "failed to start containers", the cause being the last lines of its output. When a boot
+  // that was cut short has left a half-made container in the way, it is removed and the start tried once
+  // more.
   base::Result<> up(std::string_view compose_text, std::function<void(std::string_view)> on_line);
   // Asks all containers to stop and waits for it at most `limit`; then they are left to the power-off.
   void stop(std::chrono::seconds limit);
@@ -45,6 +48,11 @@ class Containers {
 
  private:
   std::vector<std::string> environment() const;
+  base::Result<> compose_up(const std::function<void(std::string_view)>& on_line);
+  // Removes containers that are in podman's storage but not in its database; returns how many there were.
+  std::size_t remove_leftovers();
+  base::Result<net::Response> ask_service(const std::string& method, const std::string& path,
+                                          const std::string& query, std::chrono::seconds limit) const;
 
   Runner& m_runner;
   ContainerPaths m_paths;

@@ -112,6 +112,53 @@ TEST_F(ContainersTest, StopsEveryRunningContainerThroughTheService) {
                                                      "POST /v1.41/containers/bb/stop?t=3"));
 }
 
+class LeftoverTest : public ContainersTest {
+ protected:
+  LeftoverTest() {
+    m_dir.write("data/containers/overlay-containers/containers.json",
+                R"([{"id":"aa"},{"id":"bb"},{"id":"../x"}])");
+    std::filesystem::create_directories(m_dir / "podman");
+    EXPECT_TRUE(m_podman.listen_unix((m_dir / "podman/podman.sock").string()).has_value());
+    m_podman.start();
+    m_runner.on_run = [this](const base::Command&) {
+      ++m_attempts;
+      const bool blocked = !m_known.contains("bb") && m_deleted.empty();
+      return base::Output{blocked || m_broken ? 1 : 0, "", "the container name is already in use\n"};
+    };
+  }
+  std::string m_known = R"([{"Id":"aa"}])";
+  std::vector<std::string> m_deleted;
+  int m_attempts = 0;
+  bool m_broken = false;
+  net::Server m_podman{[this](const net::Request& request) {
+    if (request.method == "DELETE") {
+      m_deleted.push_back(request.path);
+      return net::Response::json(200, R"([{"Id":""}])");
+    }
+    return net::Response::json(200, m_known);
+  }};
+};
+
+TEST_F(LeftoverTest, AHalfMadeContainerIsRemovedAndTheStartTriedAgain) {
+  ASSERT_TRUE(m_containers.up("services: {}\n", {}).has_value());
+  EXPECT_THAT(m_deleted, testing::ElementsAre("/v4.0.0/libpod/containers/bb"));
+  EXPECT_EQ(m_attempts, 2);
+}
+
+TEST_F(LeftoverTest, ContainersThatPodmanKnowsStay) {
+  m_known = R"([{"Id":"aa"},{"Id":"bb"}])";
+  m_broken = true;
+  EXPECT_FALSE(m_containers.up("services: {}\n", {}).has_value());
+  EXPECT_TRUE(m_deleted.empty());
+  EXPECT_EQ(m_attempts, 1);
+}
+
+TEST_F(LeftoverTest, OneMoreTryIsAll) {
+  m_broken = true;
+  EXPECT_FALSE(m_containers.up("services: {}\n", {}).has_value());
+  EXPECT_EQ(m_attempts, 2);
+}
+
 TEST_F(ContainersTest, StoppingWithoutAServiceIsNoError) {
   m_containers.stop(std::chrono::seconds(1));
 }
