@@ -1,7 +1,8 @@
 add_library(dstack_options INTERFACE)
 target_compile_options(dstack_options INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-align -Wunused -Wformat=2
-  -Wimplicit-fallthrough -Wno-missing-field-initializers -Wduplicated-cond -Wduplicated-branches -Wlogical-op
+  -Wimplicit-fallthrough -Wno-missing-field-initializers
+  $<$<CXX_COMPILER_ID:GNU>:-Wduplicated-cond;-Wduplicated-branches;-Wlogical-op>
   -fstack-protector-strong -D_GLIBCXX_ASSERTIONS)
 target_include_directories(dstack_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_BINARY_DIR}/generated)
 target_compile_definitions(dstack_options INTERFACE DSTACK_VERSION="${PROJECT_VERSION}")
@@ -9,6 +10,13 @@ if(DSTACK_ASAN)
   target_compile_options(dstack_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
     -fno-omit-frame-pointer -Wno-maybe-uninitialized)
   target_link_options(dstack_options INTERFACE -fsanitize=address,undefined)
+endif()
+# Clang is here for fuzzing only; GCC's warnings are the ones that count.
+option(DSTACK_FUZZ "build the fuzz targets (clang)" OFF)
+if(DSTACK_FUZZ)
+  target_compile_options(dstack_options INTERFACE -Wno-error -w -fsanitize=fuzzer-no-link,address
+    -fno-omit-frame-pointer)
+  target_link_options(dstack_options INTERFACE -fsanitize=address)
 endif()
 
 # dstack_module(name DEPS ...): static library from src/<name>/*.cpp; a DEP that names a module of ours is linked as
