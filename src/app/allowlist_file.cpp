@@ -137,7 +137,14 @@ base::Result<bool> change_locked(const fs::path& path, const Change& change) {
     if (!change(document)) {
       return false;
     }
-    DS_CHECK(base::write_file_atomic(path, document.dump(2) + "\n"));
+    if (auto written = base::write_file_atomic(path, document.dump(2) + "\n"); !written) {
+      base::Error error = std::move(written).error().wrap("cannot change the allow-list " + path.string());
+      if (error.fix.empty()) {
+        error.fix =
+            base::format("see what \"findmnt -T {}\" and \"dmesg\" say about that disk", path.string());
+      }
+      return base::fail(std::move(error));
+    }
   } catch (const std::exception& exception) {
     return base::fail(Code::bad_allowlist,
                       base::format("the allow-list {}: {}", path.string(), exception.what()));
