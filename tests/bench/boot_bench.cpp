@@ -85,7 +85,7 @@ Boot one_boot(const Lab& lab, int run) {
     if (seconds_since(begin) > 180) {
       stop("the app did not answer within 180 s");
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   Boot boot;
   boot.total = wall_now() - started;
