@@ -138,7 +138,7 @@ std::optional<std::string> find_tool(const std::string& name) {
   std::stringstream directories(k_tool_path);
   std::string directory;
   while (std::getline(directories, directory, ':')) {
-    const std::string candidate = directory + "/" + name;
+    std::string candidate = directory + "/" + name;
     struct stat info = {};
     if (::stat(candidate.c_str(), &info) == 0 && S_ISREG(info.st_mode) &&
         ::access(candidate.c_str(), X_OK) == 0) {

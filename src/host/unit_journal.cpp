@@ -38,7 +38,20 @@ int match(sd_journal* journal, const std::string& field) {
   return sd_journal_add_match(journal, field.data(), field.size());
 }
 
-std::vector<std::string> last_lines(sd_journal* journal, std::size_t limit) {
+// journald cannot tell the invocation of a process that was gone before it looked, so a line without one
+// counts.
+bool of_another_invocation(sd_journal* journal, const std::string& invocation) {
+  const void* data = nullptr;
+  std::size_t size = 0;
+  if (invocation.empty() || sd_journal_get_data(journal, "_SYSTEMD_INVOCATION_ID", &data, &size) < 0) {
+    return false;
+  }
+  return std::string_view(static_cast<const char*>(data), size) != "_SYSTEMD_INVOCATION_ID=" + invocation;
+}
+
+// Only lines of `invocation`, unless that is empty.
+std::vector<std::string> last_lines(sd_journal* journal, std::size_t limit,
+                                    const std::string& invocation = {}) {
   std::vector<std::string> lines;
   if (sd_journal_seek_tail(journal) < 0) {
     return lines;
@@ -46,7 +59,8 @@ std::vector<std::string> last_lines(sd_journal* journal, std::size_t limit) {
   while (lines.size() < limit && sd_journal_previous(journal) > 0) {
     const void* data = nullptr;
     std::size_t size = 0;
-    if (sd_journal_get_data(journal, "MESSAGE", &data, &size) < 0) {
+    if (of_another_invocation(journal, invocation) ||
+        sd_journal_get_data(journal, "MESSAGE", &data, &size) < 0) {
       continue;
     }
     std::string_view text(static_cast<const char*>(data), size);
@@ -101,11 +115,10 @@ std::vector<std::string> failed_start_log(const std::string& unit, const std::st
   synchronize(patience);
   int r = 0;
   const auto journal = open_journal(r);
-  if (!journal || match(journal.get(), "_SYSTEMD_UNIT=" + unit) < 0 ||
-      match(journal.get(), "_SYSTEMD_INVOCATION_ID=" + invocation) < 0) {
+  if (!journal || match(journal.get(), "_SYSTEMD_UNIT=" + unit) < 0) {
     return {};
   }
-  return last_lines(journal.get(), limit);
+  return last_lines(journal.get(), limit, invocation);
 }
 
 }  // namespace dstack::host

@@ -246,7 +246,7 @@ Result<std::string> VmManager::create(const ::vmm::VmConfiguration& request) {
   for (const auto& port : plan.manifest.ports) {
     DS_CHECK(check_port_free(port));
   }
-  DS_TRY(const auto id, new_vm_id());
+  DS_TRY(auto id, new_vm_id());
   plan.manifest.id = id;
   plan.manifest.created_at_ms = static_cast<std::uint64_t>(m_seams.clock.wall_ms());
 
