@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "base/result.h"
 
@@ -16,8 +18,28 @@ struct StringHash {
   using is_transparent = void;
   std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
 };
-// Elements are normalised (section 2.9) and never empty.
-using HexSet = std::unordered_set<std::string, StringHash, std::equal_to<>>;
+// Elements are normalised (section 2.9) and never empty. A sorted vector: most sets have one element, and
+// there are two sets for each app.
+class HexSet {
+ public:
+  using value_type = std::string;
+  using const_iterator = std::vector<std::string>::const_iterator;
+
+  HexSet() = default;
+  HexSet(std::initializer_list<std::string> entries) { assign(entries); }
+
+  // Replaces everything; any order, repeats are dropped.
+  void assign(std::vector<std::string> entries);
+  void insert(std::string entry);
+  bool contains(std::string_view entry) const;
+  bool empty() const { return m_entries.empty(); }
+  std::size_t size() const { return m_entries.size(); }
+  const_iterator begin() const { return m_entries.begin(); }
+  const_iterator end() const { return m_entries.end(); }
+
+ private:
+  std::vector<std::string> m_entries;
+};
 
 struct AllowlistApp {
   HexSet compose_hashes;

@@ -74,8 +74,9 @@ base::Result<> check_safe(const fs::path& path, const struct stat& status) {
   return {};
 }
 
-base::Result<std::string> read_all(int fd, const fs::path& path) {
+base::Result<std::string> read_all(int fd, const fs::path& path, off_t expected) {
   std::string text;
+  text.reserve(static_cast<std::size_t>(std::clamp<off_t>(expected, 0, k_max_allowlist)));
   char buffer[65536];
   while (true) {
     const ssize_t count = ::read(fd, buffer, sizeof buffer);
@@ -234,7 +235,7 @@ base::Result<LoadedAllowlist> load_allowlist(const fs::path& path) {
       return base::fail_errno(Code::io, "cannot open the allow-list " + path.string(), errno, k_missing_fix);
     }
     DS_CHECK(check_safe(path, before));
-    DS_TRY(const std::string text, read_all(fd.get(), path));
+    DS_TRY(const std::string text, read_all(fd.get(), path, before.st_size));
     struct stat after = {};
     if (::fstat(fd.get(), &after) != 0) {
       return base::fail_errno(Code::io, "cannot look at the allow-list " + path.string(), errno);

@@ -1,5 +1,6 @@
 #include "auth/webhook.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/decision.h"
@@ -19,6 +20,11 @@ std::string dump(const Json& json) {
 }
 
 std::string quote(const std::string& text) {
+  const bool plain =
+      std::ranges::all_of(text, [](char c) { return c >= 0x20 && c <= 0x7e && c != '"' && c != '\\'; });
+  if (plain) {
+    return '"' + text + '"';
+  }
   return dump(Json(text));
 }
 

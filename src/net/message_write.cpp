@@ -30,9 +30,13 @@ bool is_value(std::string_view text) {
 void append_line(std::string& out, std::string_view name, std::string_view value) {
   out += name;
   out += ": ";
-  // A value that would end the line is flattened: a header can never smuggle in another one.
-  for (const char c : value) {
-    out += is_value({&c, 1}) ? c : ' ';
+  if (is_value(value)) {
+    out += value;
+  } else {
+    // A value that would end the line is flattened: a header can never smuggle in another one.
+    for (const char c : value) {
+      out += is_value({&c, 1}) ? c : ' ';
+    }
   }
   out += "\r\n";
 }

@@ -1,5 +1,9 @@
 // BootInfo as the KMS sends it, and the decision over it.
+#include <nlohmann/json.hpp>
+
 #include "app/decision.h"
+#include "app/plain_json.h"
+#include "app/strict_json.h"
 #include "base/bytes.h"
 #include "fuzz.h"
 
@@ -10,6 +14,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       app::parse_allowlist(R"({"osImages":["1f"],"kms":{"mrAggregated":["2e"],"devices":["3d"]},
         "apps":{"aa":{"composeHashes":["cc"],"devices":["dd"]}}})")
           .value();
+  // The quick reader takes a part of what the strict one takes, never more.
+  app::PlainJson plain(fuzz::text(data, size), 16);
+  if (plain.skip() && plain.at_end()) {
+    FUZZ_EXPECT(app::parse_json_strict(fuzz::text(data, size), {.max_depth = 16}));
+  }
   const auto boot = app::parse_boot_info(fuzz::text(data, size));
   if (!boot) {
     FUZZ_EXPECT(!boot.error().message.empty());
