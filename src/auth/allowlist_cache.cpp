@@ -1,6 +1,7 @@
 #include "auth/allowlist_cache.h"
 
 #include <ctime>
+#include <utility>
 
 #include "base/format.h"
 
@@ -49,6 +50,7 @@ std::shared_ptr<const Snapshot> AllowlistCache::get() {
   if (m_snapshot && m_settled) {
     const auto identity = app::file_identity(m_path);
     if (identity && *identity == m_identity) {
+      m_retired.reset();
       return m_snapshot;
     }
   }
@@ -76,7 +78,8 @@ std::shared_ptr<const Snapshot> AllowlistCache::load() {
   }
   m_settled = m_settled && nanoseconds(begin) - nanoseconds(m_identity.changed) > k_settle_nanoseconds &&
               nanoseconds(begin) - nanoseconds(m_identity.modified) > k_settle_nanoseconds;
-  m_snapshot = snapshot;
+  // Freeing a large index takes as long as making it: not while the first question about the new one waits.
+  m_retired = std::exchange(m_snapshot, snapshot);
   return snapshot;
 }
 

@@ -43,6 +43,7 @@ class AllowlistCache {
   Clock m_now;
   std::uint64_t m_loads = 0;
   std::shared_ptr<const Snapshot> m_snapshot;
+  std::shared_ptr<const Snapshot> m_retired;  // the one before, until the next call
   app::FileIdentity m_identity;
   // Whether an unchanged identity proves an unchanged content.
   bool m_settled = false;
