@@ -18,14 +18,20 @@
 //   kms: mrAggregated list                                  Kms/other_mr, Kms/no_mr_listed
 //   kms: device list                                        Kms/other_device
 //   kms: allowAnyDevice                                     Kms/any_device
-//   kms: images are not consulted                           Kms/other_image
+//   kms: empty device list means any                        Kms/no_devices_listed
+//   kms: images are not consulted                           Kms/other_image, Kms/any_device
+//   both: gatewayAppId is handed on                         GatewayAppIdIsPassedOn
 //   strict: TCB status                                      Strict cases 3 and 4
 //   strict: advisories                                      Strict case 5
-//   strict: image list, empty denies                        Strict case 6, StrictNeedsAnImageList
+//   strict: image list, empty denies                        Strict case 6, Strict.NeedsAnImageList
 //   strict: kms measurement                                 Strict cases 7 and 8
-//   strict: kms device                                      StrictKmsDevice
+//   strict: kms device                                      Strict.KmsDevice
 //   strict: app registered, hash, device                    Strict cases 11, 12, 13
-//   strict: empty device list denies                        StrictEmptyDeviceListDenies
+//   strict: empty device list denies                        Strict.EmptyDeviceListDenies
+//   strict: allowAnyDevice                                  Strict cases 9 and 14
+//   strict: the first three rules hold for apps             Strict.AppsAreHeldToTcbAndImagesToo
+//   strict: an allowed boot has an empty reason             Strict cases 2 and 10
+//   strict: a missing field is named                        BootInfo MissingFieldsAreEmptyAndNamed
 #include "app/decision.h"
 
 #include <gmock/gmock.h>
