@@ -306,4 +306,5 @@ TEST(Destroy, PurgeLeavesNothing) {
   EXPECT_FALSE(fs::exists(lab.prefix));
   EXPECT_EQ(processes_naming(lab.prefix.string()), std::vector<std::string>{});
   EXPECT_EQ(get(app_port(lab)).status, 0);
+  fs::remove_all(lab.directory);
 }
