@@ -32,7 +32,8 @@ struct BootInfo {
 constexpr std::size_t k_max_boot_info = 64 * 1024;
 
 // camelCase JSON. Code::too_large; Code::bad_boot_info for what is not JSON, too deep, or has a key twice;
-// Code::boot_info_type for what is no object or has a known field of a wrong type. Unknown fields are ignored.
+// Code::boot_info_type for what is no object or has a known field of a wrong type. Unknown fields are
+// ignored.
 base::Result<BootInfo> parse_boot_info(std::string_view json);
 
 struct Decision {

@@ -16,8 +16,8 @@ void notify_stopping();
 // reason.
 void notify_failed(const Error& error, int error_number = 0);
 
-// Sockets that the service manager has opened for this process (sd_listen_fds(3)), close-on-exec; usually none.
-// The environment variables are removed, so that children do not take them as theirs.
+// Sockets that the service manager has opened for this process (sd_listen_fds(3)), close-on-exec; usually
+// none. The environment variables are removed, so that children do not take them as theirs.
 std::vector<int> inherited_sockets();
 
 }  // namespace dstack::base

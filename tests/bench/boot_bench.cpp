@@ -93,7 +93,7 @@ Boot one_boot(const Lab& lab, int run) {
   const auto state = host::require_state(lab.state() / "dstackup-state.json");
   const auto token = base::read_file(lab.config() / "vmm-auth-token");
   const rpc::Client client(net::Client(*net::Endpoint::parse(state->client_url)), "/prpc",
-                        std::string(base::trim(*token)));
+                           std::string(base::trim(*token)));
   ::vmm::Id request;
   request.set_id(id);
   // The guest reports its stages right after the containers are up.

@@ -33,8 +33,8 @@ struct HttpAnswer {
   int status = 0;  // 0 = no answer
   std::string body;
 };
-// GET http://127.0.0.1:<port>/. QEMU's user-mode network accepts before the guest listens and then may be silent for
-// seconds, so a poller wants a short limit.
+// GET http://127.0.0.1:<port>/. QEMU's user-mode network accepts before the guest listens and then may be
+// silent for seconds, so a poller wants a short limit.
 HttpAnswer get(std::uint16_t port, std::chrono::milliseconds limit = std::chrono::seconds(10));
 
 // A TCP port below 20000 on 127.0.0.1 that was free a moment ago.
