@@ -12,15 +12,6 @@ int main(int argc, char** argv) {
     return dstackup::run_supervise(argc - 1, argv + 1, streams);
   }
   cli::Command program("dstackup", "set up, inspect and take down a dstack host");
-  dstackup::add_install(program, streams);
-  dstackup::add_status(program, streams);
-  dstackup::add_image(program, streams);
-  dstackup::add_volume(program, streams);
-  dstackup::add_destroy(program, streams);
-  program.examples(
-      "dstackup image build\n"
-      "dstackup install --platform simulated\n"
-      "dstackup status\n"
-      "dstackup destroy --purge");
+  dstackup::declare(program, streams);
   return program.run(argc, argv, streams);
 }

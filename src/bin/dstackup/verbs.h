@@ -6,6 +6,9 @@
 
 namespace dstack::dstackup {
 
+// All verbs; `streams` must outlive the program.
+void declare(cli::Command& program, const cli::Streams& streams);
+
 void add_install(cli::Command& program, const cli::Streams& streams);
 void add_status(cli::Command& program, const cli::Streams& streams);
 void add_destroy(cli::Command& program, const cli::Streams& streams);
