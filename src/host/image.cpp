@@ -4,7 +4,6 @@
 #include <array>
 #include <charconv>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "base/bytes.h"
 #include "base/format.h"
@@ -12,6 +11,7 @@
 #include "base/log.h"
 #include "crypto/hash.h"
 #include "host/file_digest.h"
+#include "host/image_sums.h"
 
 namespace dstack::host {
 
@@ -235,16 +235,15 @@ Result<> verify_image_digest(const Image& image) {
   if (crypto::sha256_hex(sums) != image.os_image_hash) {
     return corrupt("digest.txt is not the sha256 of sha256sum.txt");
   }
+  auto parsed = parse_sums(sums);
+  if (!parsed) {
+    return fail(std::move(parsed).error(), format("image {}", image.name));
+  }
   std::vector<std::string> listed;
-  std::istringstream lines(sums);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.size() < 67 || !is_sha256_hex(line.substr(0, 64)) || line.substr(64, 2) != "  ") {
-      return corrupt("sha256sum.txt has a malformed line");
-    }
-    const auto name = line.substr(66);
+  for (const auto& [expected, name] : *parsed) {
     DS_TRY(const auto path, resolve_artifact(image.directory, name));
     DS_TRY(const auto sum, sha256_file(path));
-    if (sum != line.substr(0, 64)) {
+    if (sum != expected) {
       return corrupt(format("{} was changed", name));
     }
     listed.push_back(name);

@@ -37,7 +37,7 @@ class Exchange {
   Exchange(const Endpoint& endpoint, const ClientOptions& options)
       : m_endpoint(endpoint), m_options(options) {}
 
-  base::Result<Response> run(const Request& request, const std::function<bool(std::string_view)>* on_chunk) {
+  base::Result<Response> run(const Request& request, const BodyReceiver* receiver) {
     DS_TRY(const std::string head, write_request_head(request, m_endpoint));
     std::optional<TlsContext> tls;
     if (m_endpoint.kind == Endpoint::Kind::tls) {
@@ -61,7 +61,7 @@ class Exchange {
     if (!sent && sent.error().code == Code::timeout) {
       return std::unexpected(sent.error());
     }
-    auto response = receive(request.method == "HEAD", on_chunk);
+    auto response = receive(request.method == "HEAD", receiver);
     if (!response && !sent && response.error().code == Code::http) {
       return std::unexpected(sent.error());
     }
@@ -261,23 +261,25 @@ class Exchange {
     return status == TlsSession::Status::ok;
   }
 
-  base::Result<Response> receive(bool no_body, const std::function<bool(std::string_view)>* on_chunk) {
-    // A stream has no total size.
-    const bool streaming = on_chunk != nullptr;
+  base::Result<Response> receive(bool no_body, const BodyReceiver* receiver) {
+    std::optional<bool> streaming;  // known with the head
     ResponseParser parser({k_max_header, m_options.max_body}, no_body);
-    if (streaming) {
-      parser.unlimited_body();
+    if (receiver != nullptr) {
+      parser.unlimited_body();  // a stream has no total size
     }
     std::string body;
     while (true) {
       m_plain.erase(0, parser.feed(m_plain));
       const auto state = parser.state();
       if (state == ParseState::body || state == ParseState::done) {
+        if (!streaming && receiver != nullptr) {
+          DS_TRY(streaming, receiver->on_head(parser.head()));
+        }
         std::string part = parser.take_body();
-        if (streaming && parser.head().status == 200) {
+        if (streaming.value_or(false)) {
           m_deadline = steady_clock::now() + m_options.timeout;
-          if (!part.empty() && !(*on_chunk)(part)) {
-            return parser.head();
+          if (!part.empty()) {
+            DS_CHECK(receiver->on_part(part));
           }
         } else {
           body += part;
@@ -327,9 +329,27 @@ base::Result<Response> Client::send(const Request& request) const {
   return Exchange(m_endpoint, m_options).run(request, nullptr);
 }
 
+base::Result<Response> Client::receive(const Request& request, const BodyReceiver& receiver) const {
+  return Exchange(m_endpoint, m_options).run(request, &receiver);
+}
+
 base::Result<Response> Client::send_streaming(const Request& request,
                                               const std::function<bool(std::string_view)>& on_chunk) const {
-  return Exchange(m_endpoint, m_options).run(request, &on_chunk);
+  std::optional<Response> stopped;
+  Response seen;
+  const BodyReceiver receiver{[&](const Response& head) -> base::Result<bool> {
+                                seen = head;
+                                return head.status == 200;
+                              },
+                              [&](std::string_view part) -> base::Result<> {
+                                if (on_chunk(part)) {
+                                  return {};
+                                }
+                                stopped = seen;
+                                return fail(Code::http, "stopped");
+                              }};
+  auto response = receive(request, receiver);
+  return stopped ? std::move(*stopped) : std::move(response);
 }
 
 }  // namespace dstack::net

@@ -29,6 +29,13 @@ struct ClientOptions {
   ClientTls tls;
 };
 
+// Takes a body of any size as it comes. An error of either ends the exchange and is its result.
+struct BodyReceiver {
+  // Sees status and headers before the body. False: the body is collected up to max_body as send() does it.
+  std::function<base::Result<bool>(const Response& head)> on_head;
+  std::function<base::Result<>(std::string_view part)> on_part;
+};
+
 class Client {
  public:
   explicit Client(Endpoint endpoint, ClientOptions options = {});
@@ -40,6 +47,10 @@ class Client {
   // returned with its body and without calling on_chunk.
   base::Result<Response> send_streaming(const Request& request,
                                         const std::function<bool(std::string_view)>& on_chunk) const;
+
+  // As send(), with the body going to `receiver`; `timeout` is then the longest silence. A body that ends
+  // before its Content-Length is Code::http.
+  base::Result<Response> receive(const Request& request, const BodyReceiver& receiver) const;
 
   const Endpoint& endpoint() const { return m_endpoint; }
 
