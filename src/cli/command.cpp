@@ -1,11 +1,13 @@
 #include "cli/command.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <ostream>
 
 #include "base/format.h"
+#include "cli/man_page.h"
 
 namespace dstack::cli {
 namespace {
@@ -38,7 +40,36 @@ struct Command::Impl {
   CLI::App* app = nullptr;
   std::vector<std::unique_ptr<Command>> verbs;
   std::function<int()> action;
+  Description description;  // without the verbs, which have their own
+  bool hidden = false;
 
+  void note(const std::string& names, const std::string& help, const std::string& default_text,
+            Values::Kind kind, bool repeatable = false) {
+    OptionDescription option;
+    for (std::size_t begin = 0; begin <= names.size();) {
+      const auto end = std::min(names.find(',', begin), names.size());
+      option.names.push_back(names.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    option.help = help;
+    option.default_text = default_text;
+    option.values.kind = kind;
+    option.repeatable = repeatable;
+    if (kind == Values::Kind::text &&
+        (option.names.back() == "--prefix" || option.names.back().ends_with("-dir"))) {
+      option.values.kind = Values::Kind::directory;
+    }
+    description.options.push_back(std::move(option));
+  }
+  OptionDescription& described(const std::string& name) {
+    const auto found = std::ranges::find_if(description.options, [&](const OptionDescription& option) {
+      return std::ranges::find(option.names, name) != option.names.end();
+    });
+    if (found == description.options.end()) {
+      throw std::logic_error("no option " + name);
+    }
+    return *found;
+  }
   CLI::Option* finish(CLI::Option* option, const std::string& default_text) const {
     if (!default_text.empty()) {
       option->description(option->get_description() + " [default: " + default_text + "]");
@@ -57,10 +88,14 @@ struct Command::Impl {
 };
 
 Command::Command(std::string name, std::string description) : m_impl(std::make_unique<Impl>()) {
+  m_impl->description.name = name;
+  m_impl->description.help = description;
   m_impl->owned = std::make_unique<CLI::App>(std::move(description), std::move(name));
   m_impl->app = m_impl->owned.get();
   m_impl->app->set_version_flag("--version", std::string(DSTACK_VERSION), "print the version");
   m_impl->app->set_help_flag("-h,--help", "print this help");
+  m_impl->note("--version", "print the version", {}, Values::Kind::none);
+  m_impl->note("-h,--help", "print this help", {}, Values::Kind::none);
   m_impl->app->get_formatter()->column_width(34);
   m_impl->app->option_defaults()->always_capture_default(false);
 }
@@ -76,6 +111,10 @@ Command& Command::verb(const std::string& name, const std::string& description,
   for (const std::string& alias : aliases) {
     impl->app->alias(alias);
   }
+  impl->description.name = name;
+  impl->description.help = description;
+  impl->description.aliases = std::move(aliases);
+  impl->note("-h,--help", "print this help", {}, Values::Kind::none);
   m_impl->app->require_subcommand(0, 1);
   m_impl->verbs.push_back(std::unique_ptr<Command>(new Command(std::move(impl))));
   return *m_impl->verbs.back();
@@ -83,10 +122,12 @@ Command& Command::verb(const std::string& name, const std::string& description,
 
 void Command::flag(const std::string& names, bool& target, const std::string& help) {
   m_impl->app->add_flag(names, target, help);
+  m_impl->note(names, help, {}, Values::Kind::none);
 }
 void Command::option(const std::string& names, std::string& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(m_impl->app->add_option(names, target, help)->type_name(value_name(names)), default_text);
+  m_impl->note(names, help, default_text, Values::Kind::text);
 }
 void Command::option(const std::string& names, std::optional<std::string>& target, const std::string& help,
                      const std::string& default_text) {
@@ -95,18 +136,21 @@ void Command::option(const std::string& names, std::optional<std::string>& targe
                          names, [&target](const std::string& value) { target = value; }, help)
                      ->type_name(value_name(names)),
                  default_text);
+  m_impl->note(names, help, default_text, Values::Kind::text);
 }
 void Command::option(const std::string& names, std::uint16_t& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(
       m_impl->app->add_option(names, target, help)->check(decimal<std::uint16_t>())->type_name("N"),
       default_text);
+  m_impl->note(names, help, default_text, Values::Kind::number);
 }
 void Command::option(const std::string& names, std::uint32_t& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(
       m_impl->app->add_option(names, target, help)->check(decimal<std::uint32_t>())->type_name("N"),
       default_text);
+  m_impl->note(names, help, default_text, Values::Kind::number);
 }
 void Command::option(const std::string& names, std::vector<std::string>& target, const std::string& help) {
   auto* option = m_impl->app->add_option(names, target, help)->type_name(value_name(names));
@@ -114,16 +158,28 @@ void Command::option(const std::string& names, std::vector<std::string>& target,
   if (names.starts_with('-')) {
     option->expected(1)->take_all()->allow_extra_args(false);
   }
+  m_impl->note(names, help, {}, Values::Kind::text, /*repeatable=*/true);
 }
 
 void Command::require(const std::string& name) {
   m_impl->app->get_option(name)->required();
+  m_impl->described(name).required = true;
 }
 void Command::exclude(const std::string& a, const std::string& b) {
   m_impl->app->get_option(a)->excludes(m_impl->app->get_option(b));
 }
 
+void Command::values(const std::string& name, Values values) {
+  m_impl->described(name).values = std::move(values);
+}
+
 void Command::examples(const std::string& text) {
+  m_impl->description.examples.clear();
+  for (std::size_t begin = 0; begin < text.size();) {
+    const auto end = std::min(text.find('\n', begin), text.size());
+    m_impl->description.examples.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
   std::string footer = "Examples:\n  ";
   for (const char c : text) {
     footer += c;
@@ -134,11 +190,42 @@ void Command::examples(const std::string& text) {
   m_impl->app->footer(footer);
 }
 
+void Command::hide() {
+  m_impl->hidden = true;
+  m_impl->app->group("");
+}
+
 void Command::action(std::function<int()> function) {
   m_impl->action = std::move(function);
 }
 
+Description Command::describe() const {
+  auto out = m_impl->description;
+  out.acts = static_cast<bool>(m_impl->action);
+  for (const auto& verb : m_impl->verbs) {
+    if (!verb->m_impl->hidden) {
+      out.verbs.push_back(verb->describe());
+    }
+  }
+  return out;
+}
+
+std::string Command::parse_error(int argc, const char* const* argv) {
+  try {
+    m_impl->app->parse(argc, argv);
+  } catch (const CLI::Success&) {
+    return {};
+  } catch (const CLI::ParseError& error) {
+    return error.what();
+  }
+  return {};
+}
+
 int Command::run(int argc, const char* const* argv, const Streams& streams) {
+  if (argc == 3 && std::string_view(argv[1]) == "__man") {
+    const auto written = write_man_pages(describe(), argv[2]);
+    return written ? k_exit_ok : print_error(streams, written.error());
+  }
   try {
     m_impl->app->parse(argc, argv);
   } catch (const CLI::Success& success) {

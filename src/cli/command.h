@@ -8,15 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "cli/description.h"
 #include "cli/streams.h"
 
 namespace dstack::cli {
 
 // A program or one of its verbs. References given to flag() and option() must outlive run(). `names` are
-// CLI11's:
-// "-c,--compose"; a name without dashes is positional. The value a target holds is the default; default_text
-// adds
-// "[default: ...]" to the help.
+// CLI11's: "-c,--compose"; a name without dashes is positional. The value a target holds is the default;
+// default_text adds "[default: ...]" to the help.
 //
 //   cli::Command program("dstack", "deploy and look after apps");
 //   program.flag("-j,--json", json, "print JSON on stdout");
@@ -53,14 +52,25 @@ class Command {
   // The options `a` and `b` exclude each other.
   void exclude(const std::string& a, const std::string& b);
 
+  // What may stand for the value of the option `name`, for completions. Without it: text or a number, and a
+  // directory for --prefix and all names that end in "-dir".
+  void values(const std::string& name, Values values);
+
   // Shown below the options in --help, one command per line.
   void examples(const std::string& text);
+  // Not in --help, completions and man pages.
+  void hide();
   // What the verb does; its result is the exit code.
   void action(std::function<int()> function);
 
   // For the program only: parses, prints --help and --version (k_exit_ok) or a usage error (k_exit_usage),
   // else runs the action of the verb. A program with verbs called without one prints its help on `err`.
+  // `PROGRAM __man DIRECTORY` writes the man pages.
   int run(int argc, const char* const* argv, const Streams& streams);
+  // Only parses: what is wrong with the command line, "" for nothing.
+  std::string parse_error(int argc, const char* const* argv);
+
+  Description describe() const;
 
  private:
   struct Impl;
