@@ -3,7 +3,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -26,6 +28,9 @@ class Progress {
   // What is being waited for. Call it often: a terminal gets a spinner and the seconds, anything else one
   // line when `text` is new and one every 15 s.
   void waiting(std::string_view text);
+  // How much of `what` is here. Call it often: a terminal gets a bar with rate and time left, anything else a
+  // line for every quarter, or every 50 MiB while the total is not known.
+  void bytes(std::string_view what, std::uint64_t done, std::optional<std::uint64_t> total);
   // "[ok]  text", "[!]   text", "[--]  text": the outcome of a step.
   void ok(std::string_view text);
   void warn(std::string_view text);
@@ -36,6 +41,7 @@ class Progress {
  private:
   void line(std::string_view prefix, std::string_view text);
   void clear_live();
+  void draw_bar(std::uint64_t done, std::optional<std::uint64_t> total);
 
   const Streams& m_streams;
   bool m_quiet;
@@ -45,6 +51,13 @@ class Progress {
   std::string m_waiting;
   bool m_live = false;
   unsigned m_frame = 0;
+  // Of bytes(): what it was called for, from where on and since when, and what was last shown.
+  std::string m_bytes_of;
+  std::uint64_t m_bytes_first = 0;
+  std::uint64_t m_bytes_last = 0;
+  std::uint64_t m_bytes_mark = 0;
+  std::chrono::steady_clock::time_point m_bytes_since;
+  std::optional<std::chrono::steady_clock::time_point> m_bytes_drawn;
 };
 
 // "4.2s", "1m 05s".
