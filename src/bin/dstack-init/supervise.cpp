@@ -16,7 +16,7 @@
 
 #include "base/format.h"
 #include "base/fs.h"
-#include "warm.h"
+#include "late_modules.h"
 
 namespace dstack::init {
 
@@ -183,7 +183,7 @@ void block_signals() {
 Result<Ending> supervise() {
   const auto set = handled();
   DS_TRY(const pid_t guest, start_guest());
-  start_warming();
+  insert_late_modules();
   auto ending = Ending::power_off;
   while (true) {
     int number = 0;

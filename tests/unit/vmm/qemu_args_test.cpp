@@ -43,7 +43,7 @@ TEST(QemuArgs, SimulatedUnderOldTcg) {
   EXPECT_EQ(joined(qemu_argv(spec)),
             R"(/usr/bin/qemu-system-x86_64
 -accel tcg,thread=single
--cpu max,-cx16,-avx,-avx2
+-cpu max,-cx16,-avx,-avx2,-erms,vendor=AuthenticAMD,family=15,model=5,stepping=0
 -nographic
 -nodefaults
 -no-reboot
@@ -67,14 +67,14 @@ TEST(QemuArgs, SimulatedUnderOldTcg) {
 -machine q35,hpet=off
 -smp 1
 -m 2048M
--append console=ttyS0 quiet)");
+-append console=ttyS0 quiet mitigations=off init_on_alloc=0 psi=0 highres=off noreplace-smp initcall_blacklist=jent_mod_init,trace_eval_init,init_kprobe_trace)");
 }
 
 TEST(QemuArgs, SimulatedOnOtherMachines) {
   auto spec = sample(TeeMode::simulated);
   spec.accelerator = {.kvm = false, .old_tcg = false};
   auto text = joined(qemu_argv(spec));
-  EXPECT_NE(text.find("-accel tcg\n-cpu max,-avx,-avx2\n"), std::string::npos);
+  EXPECT_NE(text.find("-accel tcg\n-cpu max,-avx,-avx2,-erms,"), std::string::npos);
   EXPECT_NE(text.find("-smp 2\n"), std::string::npos);
   EXPECT_EQ(spec.accelerator.effective_vcpus(4), 4U);
   EXPECT_EQ(spec.accelerator.effective_vcpus(0), 1U);
@@ -83,6 +83,7 @@ TEST(QemuArgs, SimulatedOnOtherMachines) {
   text = joined(qemu_argv(spec));
   EXPECT_NE(text.find("-accel kvm\n-cpu host\n"), std::string::npos);
   EXPECT_NE(text.find("-machine q35,kernel-irqchip=split,hpet=off\n"), std::string::npos);
+  EXPECT_EQ(text.find("mitigations=off"), std::string::npos) << "a real processor speculates";
   EXPECT_EQ(text.find("vsock"), std::string::npos);
 }
 
