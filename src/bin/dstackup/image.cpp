@@ -1,15 +1,20 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "cli/progress.h"
 #include "cli/table.h"
 #include "host/image.h"
 #include "host/image_build.h"
+#include "host/image_pull.h"
 #include "host/layout.h"
+#include "host/release.h"
+#include "host/state.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -26,10 +31,18 @@ struct Options {
   std::optional<std::string> output;
   std::optional<std::string> programs;
   std::optional<std::string> recipe;
+  std::optional<std::string> image_path;
+  std::optional<std::string> release;
+  std::optional<std::string> release_api;
+  std::shared_ptr<std::optional<std::string>> program_release_api;  // given before the verb
+  std::vector<std::string> names;
   std::string name;
   std::string mirror;
   std::string version = DSTACK_VERSION;
   bool no_cache = false;
+  bool gpu = false;
+  bool force = false;
+  bool insecure = false;
   bool json = false;
 };
 
@@ -79,31 +92,57 @@ base::Result<int> build(const Options& options, const cli::Streams& streams) {
   return cli::k_exit_ok;
 }
 
+// What the installation pins and its VMs use, as far as it can be known: nothing is installed without a
+// record.
+base::Result<host::InstallState> installed(const host::Layout& layout) {
+  DS_TRY(auto state, host::load_state(layout.state_file()));
+  if (!state) {
+    DS_TRY(state, host::load_state(layout.last_state_file()));
+  }
+  return state.value_or(host::InstallState{});
+}
+
+base::Result<fs::path> images_of(const Options& options, const host::Layout& layout) {
+  if (!options.image_path) {
+    return layout.images();
+  }
+  DS_CHECK(host::validate_directory(*options.image_path, "--image-path"));
+  return fs::path(*options.image_path);
+}
+
 base::Result<int> list(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
+  DS_TRY(const auto directory, images_of(options, layout));
   std::vector<std::string> broken;
-  DS_TRY(const auto images, host::list_images(layout.images(), &broken));
+  DS_TRY(const auto images, host::list_images(directory, &broken));
   for (const auto& line : broken) {
     cli::print_warning(streams, line);
   }
+  const auto state = installed(layout);
+  const auto pinned = [&](const host::Image& image) {
+    return state && !options.image_path && state->image == image.name;
+  };
   if (options.json) {
     Json out = Json::array();
     for (const auto& image : images) {
       out.push_back({{"name", image.name},
                      {"version", image.metadata.version},
                      {"osImageHash", image.os_image_hash},
-                     {"directory", image.directory.string()}});
+                     {"directory", image.directory.string()},
+                     {"pinned", pinned(image)}});
     }
-    streams.out << out.dump() << '\n';
+    streams.out << out.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
     return cli::k_exit_ok;
   }
   if (images.empty()) {
-    streams.err << "no images in " << layout.images().string() << "; make one with dstackup image build\n";
+    streams.err << "no images in " << directory.string()
+                << "; fetch one with 'dstackup image pull', or make one with 'dstackup image build'\n";
     return cli::k_exit_ok;
   }
-  cli::Table table({{"NAME"}, {"VERSION"}, {"OS IMAGE HASH"}});
+  cli::Table table({{"NAME"}, {"VERSION"}, {"OS IMAGE HASH"}, {"PINNED"}});
   for (const auto& image : images) {
-    table.add({image.name, image.metadata.version, image.os_image_hash.empty() ? "-" : image.os_image_hash});
+    table.add({image.name, image.metadata.version, image.os_image_hash.empty() ? "-" : image.os_image_hash,
+               pinned(image) ? "yes" : ""});
   }
   streams.out << table.text();
   return cli::k_exit_ok;
@@ -111,16 +150,133 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
 
 base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
-  DS_TRY(const auto image, host::find_image(layout.images(), options.name));
-  DS_CHECK(host::verify_image_digest(image));
-  streams.out << image.name << ' ' << image.os_image_hash << '\n';
-  return cli::k_exit_ok;
+  DS_TRY(const auto directory, images_of(options, layout));
+  DS_TRY(const auto state, installed(layout));
+  std::vector<host::Image> images;
+  if (options.names.empty()) {
+    DS_TRY(images, host::list_images(directory));
+  }
+  for (const auto& name : options.names) {
+    DS_TRY(auto image, host::find_image(directory, name));
+    images.push_back(std::move(image));
+  }
+  int code = cli::k_exit_ok;
+  Json out = Json::array();
+  for (const auto& image : images) {
+    auto result = host::verify_image_digest(image);
+    if (result && !options.image_path && state.image == image.name && !state.os_image_hash.empty() &&
+        state.os_image_hash != image.os_image_hash) {
+      result =
+          base::fail(base::Code::image_corrupt,
+                     format("image {} is not the one that is pinned ({})", image.name, state.os_image_hash),
+                     "put the pinned image back, or install with the new one");
+    }
+    if (options.json) {
+      out.push_back({{"name", image.name},
+                     {"osImageHash", image.os_image_hash},
+                     {"valid", result.has_value()},
+                     {"problem", result ? "" : result.error().what()}});
+    } else if (result) {
+      streams.out << image.name << ' ' << image.os_image_hash << '\n';
+    }
+    if (!result) {
+      code = cli::print_error(streams, result.error(), options.json);
+    }
+  }
+  if (options.json) {
+    streams.out << out.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  }
+  return code;
+}
+
+base::Result<> may_remove(const host::Layout& layout, const host::InstallState& state,
+                          const std::string& name) {
+  std::string why;
+  if (state.image == name) {
+    why = "the installation pins it";
+  } else if (const auto vms = host::vms_with_image(layout.vms(), name); !vms.empty()) {
+    why = "VMs use it: " + vms.front();
+    for (std::size_t i = 1; i < std::min<std::size_t>(vms.size(), 5); ++i) {
+      why += ", " + vms[i];
+    }
+  }
+  if (why.empty()) {
+    return {};
+  }
+  return base::fail(base::Error{base::Code::image_in_use, format("the image {} was not removed", name), why,
+                                "remove what uses it first, or remove the image all the same with --force"});
 }
 
 base::Result<int> remove(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
-  DS_CHECK(host::remove_image(layout.images(), options.name));
-  streams.err << "removed " << options.name << '\n';
+  DS_TRY(const auto directory, images_of(options, layout));
+  DS_TRY(const auto state, installed(layout));
+  for (const auto& name : options.names) {
+    DS_CHECK(host::check_image_name(name));
+    if (!options.force && !options.image_path) {
+      DS_CHECK(may_remove(layout, state, name));
+    }
+  }
+  std::size_t removed = 0;
+  for (const auto& name : options.names) {
+    const auto result = host::remove_image(directory, name);
+    if (result) {
+      streams.err << "removed " << name << '\n';
+      ++removed;
+    } else if (result.error().code == base::Code::image_not_found) {
+      cli::print_warning(streams, result.error().what());
+    } else {
+      return base::fail(result.error());
+    }
+  }
+  if (removed == 0) {
+    return base::fail(base::Code::image_not_found, "nothing was removed",
+                      "list the images with dstackup image list");
+  }
+  return cli::k_exit_ok;
+}
+
+base::Result<int> pull(const Options& options, const cli::Streams& streams) {
+  DS_TRY(const auto layout, host::Layout::make(options.prefix));
+  host::PullImage what;
+  DS_TRY(what.images, images_of(options, layout));
+  DS_TRY(what.api, host::clean_release_api(options.release_api.value_or(
+                       options.program_release_api->value_or(host::k_release_api))));
+  what.version = options.release;
+  what.gpu = options.gpu;
+  what.force = options.force;
+  what.insecure = options.insecure;
+  if (!options.image_path) {
+    DS_TRY(const auto state, installed(layout));
+    what.pinned_name = state.image.value_or("");
+    what.pinned_hash = state.os_image_hash;
+    DS_CHECK(host::ensure_state_directory(layout));
+  }
+  cli::Progress progress(streams, options.json);
+  what.report = [&](std::string_view line) { progress.step(line); };
+  what.warn = [&](std::string_view line) { progress.warn(line); };
+  what.on_progress = [&](std::uint64_t done, std::optional<std::uint64_t> total) {
+    progress.bytes("downloading", done, total);
+  };
+  if (what.api.starts_with("http://")) {
+    progress.warn(
+        "the release server is asked over unencrypted http: whoever is in between decides what the image is");
+  }
+  DS_TRY(const auto pulled, host::pull_image(what));
+  if (options.json) {
+    streams.out << Json{{"name", pulled.image.name},
+                        {"directory", pulled.image.directory.string()},
+                        {"osImageHash", pulled.image.os_image_hash},
+                        {"release", pulled.release},
+                        {"sha256", pulled.sha256},
+                        {"unchanged", pulled.unchanged}}
+                       .dump(-1, ' ', false, Json::error_handler_t::replace)
+                << '\n';
+  } else {
+    pulled.unchanged ? progress.skip(pulled.image.name + " is there already; --force fetches it again")
+                     : progress.ok("pulled " + pulled.image.name);
+    streams.out << pulled.image.name << ' ' << pulled.image.os_image_hash << '\n';
+  }
   return cli::k_exit_ok;
 }
 
@@ -138,7 +294,28 @@ void set_action(cli::Command& verb, std::shared_ptr<Options> options, const cli:
 }  // namespace
 
 void add_image(cli::Command& program, const cli::Streams& streams) {
-  auto& image = program.verb("image", "build, list and remove guest images");
+  auto release_api = std::make_shared<std::optional<std::string>>();
+  program.option("--release-api-base-url", *release_api, "release server (GitHub's API), up to /repos",
+                 host::k_release_api);
+  auto& image = program.verb("image", "fetch, build, list, check and remove guest images");
+  {
+    auto options = std::make_shared<Options>();
+    options->program_release_api = std::move(release_api);
+    auto& verb = image.verb("pull", "fetch a published guest image");
+    verb.option("--version", options->release, "release to fetch", "the latest");
+    verb.flag("--gpu", options->gpu, "prefer an image for NVIDIA GPUs where the release has one");
+    verb.option("--image-path", options->image_path, "directory of images to write to", "the installation's");
+    verb.flag("--force", options->force, "fetch and replace an image that is there already");
+    verb.flag("--insecure", options->insecure, "go on when the release names no sha256");
+    verb.option("--release-api-base-url", options->release_api, "release server (GitHub's API), up to /repos",
+                host::k_release_api);
+    verb.flag("-j,--json", options->json, "print the result as JSON");
+    verb.examples(
+        "dstackup image pull\n"
+        "dstackup image pull --version 0.6.0\n"
+        "dstackup image pull --release-api-base-url https://mirror.example/repos");
+    set_action(verb, options, streams, pull);
+  }
   {
     auto options = std::make_shared<Options>();
     auto& verb = image.verb("build", "build a guest image from Debian packages");
@@ -155,22 +332,30 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
   }
   {
     auto options = std::make_shared<Options>();
-    auto& verb = image.verb("list", "list the images of the installation", {"ls"});
+    auto& verb = image.verb("list", "list images, the newest last", {"ls"});
+    verb.option("--image-path", options->image_path, "directory of images", "the installation's");
     verb.flag("-j,--json", options->json, "print the list as JSON");
+    verb.examples("dstackup image list\ndstackup image list --json --image-path /srv/images");
     set_action(verb, options, streams, list);
   }
   {
     auto options = std::make_shared<Options>();
-    auto& verb = image.verb("verify", "check an image's files against its digest");
-    verb.option("NAME", options->name, "the image");
-    verb.require("NAME");
+    auto& verb =
+        image.verb("verify", "check images' files against their digests, and the pinned one against its pin");
+    verb.option("NAME", options->names, "the images; all when none is named");
+    verb.option("--image-path", options->image_path, "directory of images", "the installation's");
+    verb.flag("-j,--json", options->json, "print the results as JSON");
+    verb.examples("dstackup image verify\ndstackup image verify dstack-0.6.0");
     set_action(verb, options, streams, verify);
   }
   {
     auto options = std::make_shared<Options>();
-    auto& verb = image.verb("rm", "remove an image");
-    verb.option("NAME", options->name, "the image");
+    auto& verb = image.verb("rm", "remove images", {"remove"});
+    verb.option("NAME", options->names, "the images");
     verb.require("NAME");
+    verb.option("--image-path", options->image_path, "directory of images", "the installation's");
+    verb.flag("--force", options->force, "also one that is pinned or used by a VM");
+    verb.examples("dstackup image rm dstack-0.5.4");
     set_action(verb, options, streams, remove);
   }
 }
