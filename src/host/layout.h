@@ -32,6 +32,8 @@ struct Layout {
   // again.
   fs::path last_state_file() const { return state / "dstackup-state.last.json"; }
   fs::path journal() const { return state / "journal"; }
+  // There while an upgrade is not known to be well.
+  fs::path pending_upgrade() const { return state / "upgrade.json"; }
   fs::path install_lock() const { return state / "install.lock"; }
   fs::path images() const { return state / "images"; }
   fs::path volumes() const { return state / "volumes"; }

@@ -166,8 +166,14 @@ class SupervisorManager : public ServiceManager {
       return base::fail(Code::service_manager, "the supervisor does not run", "run 'dstackup install' again");
     }
     base::Command command;
-    command.argv = {m_options.supervisor_program,  "supervise", "--run-dir",
-                    m_options.layout.run.string(), "--log-dir", m_options.layout.logs().string()};
+    // Rather the installation's own copy: where this program is may change or go.
+    std::error_code error;
+    const auto own = m_options.layout.libexec / "current/dstackup";
+    const auto program =
+        fs::exists(own, error) ? fs::canonical(own, error).string() : m_options.supervisor_program;
+    command.argv = {program,     "supervise",
+                    "--run-dir", m_options.layout.run.string(),
+                    "--log-dir", m_options.layout.logs().string()};
     if (const auto cgroup = supervisor_cgroup_root(m_options.instance); !cgroup.empty()) {
       command.argv.insert(command.argv.end(), {"--cgroup", cgroup});
     }

@@ -33,7 +33,25 @@ bool belongs(const Layout& layout, const fs::path& path) {
   if (layout.prefix) {
     return below(*layout.prefix);
   }
-  return below(layout.config) || below(layout.state) || below(layout.cache) || below(layout.run);
+  return below(layout.config) || below(layout.state) || below(layout.cache) || below(layout.run) ||
+         below(layout.libexec);
+}
+
+// A parent of ours that was made for us, such as /usr/local/libexec. It goes only when it is empty.
+bool is_parent(const Layout& layout, const fs::path& path) {
+  const auto holds = [&](const fs::path& directory) {
+    const auto relative = directory.lexically_relative(path.lexically_normal());
+    return !relative.empty() && *relative.begin() != "..";
+  };
+  return holds(layout.config) || holds(layout.state) || holds(layout.cache) || holds(layout.run) ||
+         holds(layout.libexec) || holds(layout.bin);
+}
+
+// A name of one of our programs in the directory of commands, still ours.
+bool is_command_link(const Layout& layout, const fs::path& path) {
+  std::error_code error;
+  const auto target = fs::read_symlink(path, error);
+  return !error && path.parent_path() == layout.bin && target.parent_path() == layout.libexec / "current";
 }
 
 // Temporary files of atomic writes that a crash interrupted.
@@ -118,12 +136,12 @@ Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& jou
   for (auto it = journal.rbegin(); it != journal.rend(); ++it) {
     const fs::path path(it->name);
     if (it->kind == Kind::directory) {
-      if (belongs(layout, path)) {
+      if (belongs(layout, path) || is_parent(layout, path)) {
         directories.push_back(path);
       }
       continue;
     }
-    if (!belongs(layout, path)) {
+    if (path.parent_path() == layout.bin ? !is_command_link(layout, path) : !belongs(layout, path)) {
       continue;
     }
     if (it->kind == Kind::tree) {
