@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -273,6 +275,44 @@ TEST_F(AuthProgram, ExplainsADecision) {
 }
 
 // A writer replaces the file 10,000 times while 16 connections ask; each answer is one version's, whole.
+TEST_F(AuthProgram, TenThousandOpenConnectionsDoNotStopIt) {
+  rlimit files = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  const rlimit before = files;
+  files.rlim_cur = files.rlim_max;
+  if (files.rlim_max < 10'200 || ::setrlimit(RLIMIT_NOFILE, &files) != 0) {
+    GTEST_SKIP() << "10,000 descriptors are more than this machine allows";
+  }
+  start_tcp();
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(m_port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::vector<base::Fd> crowd;
+  for (int i = 0; i < 10'000; ++i) {
+    crowd.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::connect(crowd.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0)
+        << i << ": " << std::strerror(errno);
+  }
+  // Above the limit there is a 503, or just an end where thousands are being told already; who has a
+  // connection is still answered, and so is the next after them.
+  EXPECT_THAT(ask(), testing::AnyOf(HasSubstr("503"), testing::IsEmpty()));
+  const std::string request = post(boot_info());
+  ASSERT_EQ(::send(crowd.front().get(), request.data(), request.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(request.size()));
+  char answer[1024];
+  const auto count = ::recv(crowd.front().get(), answer, sizeof answer, 0);
+  EXPECT_THAT(std::string(answer, count > 0 ? static_cast<std::size_t>(count) : 0),
+              HasSubstr("\"isAllowed\":true"));
+  crowd.clear();
+  std::string after;
+  for (int i = 0; i < 100 && after.find("isAllowed") == std::string::npos; ++i) {
+    after = ask();
+  }
+  EXPECT_THAT(after, HasSubstr("\"isAllowed\":true"));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
 TEST_F(AuthProgram, TenThousandReplacementsNoAnswerFromNeitherVersion) {
   start_tcp();
   const std::string a = list_of("A", k_hash);

@@ -10,8 +10,8 @@ namespace dstack::test {
 
 class TempDir {
  public:
-  TempDir() {
-    auto pattern = (std::filesystem::temp_directory_path() / "dstack-test-XXXXXX").string();
+  explicit TempDir(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    auto pattern = (parent / "dstack-test-XXXXXX").string();
     m_path = ::mkdtemp(pattern.data());
   }
   ~TempDir() {
