@@ -1,10 +1,12 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <array>
@@ -80,8 +82,21 @@ int exit_code_of(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+// Gives up root for good. The raw calls: glibc's own tell all threads, of which a forked child has none.
+bool become(const Identity& who) {
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+    return false;
+  }
+  // While there still is a capability to do it with; past the last one it fails.
+  for (int capability = 0; ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; ++capability) {
+  }
+  return ::syscall(SYS_setgroups, who.groups.size(), who.groups.data()) == 0 &&
+         ::syscall(SYS_setresgid, who.gid, who.gid, who.gid) == 0 &&
+         ::syscall(SYS_setresuid, who.uid, who.uid, who.uid) == 0;
+}
+
 // In the child, after fork: only async-signal-safe calls from here on.
-[[noreturn]] void exec_child(const Spawn& what, char** argv, char** environment, int error_fd, int cgroup_fd,
+[[noreturn]] void exec_child(Spawn& what, char** argv, char** environment, int error_fd, int cgroup_fd,
                              pid_t parent) {
   const auto give_up = [&] {
     const int code = errno;
@@ -114,14 +129,32 @@ int exit_code_of(int status) {
       (what.stderr_fd >= 0 && ::dup2(what.stderr_fd, 2) < 0)) {
     give_up();
   }
+  // What is still needed moves out of the way first: a number of the child's may be in use for it here.
+  int above = 3;
   for (const auto& [ours, theirs] : what.keep_fds) {
-    if (ours == theirs) {
-      ::fcntl(ours, F_SETFD, 0);
-    } else if (::dup2(ours, theirs) < 0) {
+    above = std::max(above, theirs + 1);
+  }
+  if (error_fd < above) {
+    const int moved = ::fcntl(error_fd, F_DUPFD_CLOEXEC, above);
+    if (moved < 0) {
+      give_up();
+    }
+    error_fd = moved;
+  }
+  for (auto& [ours, theirs] : what.keep_fds) {
+    if (ours < above && (ours = ::fcntl(ours, F_DUPFD_CLOEXEC, above)) < 0) {
+      give_up();
+    }
+  }
+  for (const auto& [ours, theirs] : what.keep_fds) {
+    if (::dup2(ours, theirs) < 0) {
       give_up();
     }
   }
   if (!what.directory.empty() && ::chdir(what.directory.c_str()) != 0) {
+    give_up();
+  }
+  if (what.identity && !become(*what.identity)) {
     give_up();
   }
   ::execve(argv[0], argv, environment);
@@ -200,6 +233,7 @@ Result<Output> run(const Command& command) {
   what.environment = {std::string("PATH=") + k_tool_path, "LANG=C.UTF-8", "HOME=/root"};
   what.environment.insert(what.environment.end(), command.environment.begin(), command.environment.end());
   what.directory = command.directory;
+  what.identity = command.identity;
   what.stdin_fd = command.input.empty() ? -1 : in.read.get();
   what.stdout_fd = out.write.get();
   what.stderr_fd = err.write.get();

@@ -20,6 +20,13 @@ inline constexpr const char* k_tool_path = "/usr/local/sbin:/usr/local/bin:/usr/
 // Full path of a tool in k_tool_path, or nullopt.
 std::optional<std::string> find_tool(const std::string& name);
 
+// Whom a process runs as. It keeps no capability and cannot gain any (no_new_privs). Only root may give one.
+struct Identity {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;  // supplementary ones
+};
+
 struct Command {
   std::vector<std::string> argv;               // argv[0] is looked up in k_tool_path unless it has a slash
   std::vector<std::string> environment;        // added to PATH=k_tool_path, LANG=C.UTF-8, HOME=/root
@@ -27,6 +34,7 @@ struct Command {
   std::string input;                           // written to standard input (which is else /dev/null)
   std::chrono::milliseconds timeout{60'000};   // SIGKILL to the process group afterwards
   std::size_t output_limit = 8 * 1024 * 1024;  // per stream; more is cut
+  std::optional<Identity> identity;            // absent = the caller's
   // Called with each line of stdout and stderr as it arrives, when set.
   std::function<void(std::string_view)> on_line;
 };
@@ -52,7 +60,8 @@ struct Spawn {
   std::vector<std::pair<int, int>> keep_fds;  // (ours, number in the child)
   bool new_session = false;                   // setsid
   std::string cgroup;                         // cgroup v2 directory to enter, empty = none
-  int parent_death_signal = 0;
+  int parent_death_signal = 0;                // not together with an identity
+  std::optional<Identity> identity;           // absent = the caller's
 };
 // fork+exec; an exec failure is an error here, not an exit code 127. The caller reaps the pid.
 Result<pid_t> spawn(const Spawn& what);

@@ -1,9 +1,12 @@
 #include "base/process.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include "base/format.h"
 #include "base/fs.h"
 #include "unit/temp_dir.h"
 
@@ -68,6 +71,46 @@ TEST(Spawn, AMissingProgramIsAnErrorNotAnExitCode) {
   const TempDir dir;
   ASSERT_TRUE(write_file_atomic(dir / "broken", "#!/no/such/interpreter\n", {.mode = 0755}));
   EXPECT_FALSE(spawn({.argv = {(dir / "broken").string()}}));
+}
+
+TEST(Spawn, FilesArriveAtTheirNumbersInAnyOrder) {
+  const TempDir dir;
+  ASSERT_TRUE(write_file_atomic(dir / "a", "first"));
+  ASSERT_TRUE(write_file_atomic(dir / "b", "second"));
+  Fd a(::open((dir / "a").c_str(), O_RDONLY | O_CLOEXEC));
+  Fd b(::open((dir / "b").c_str(), O_RDONLY | O_CLOEXEC));
+  const Fd out(::open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  Spawn what;
+  // Each has the number that the other is to have; and the numbers around are in use for spawn's own needs.
+  what.keep_fds = {{a.get(), b.get()}, {b.get(), a.get()}};
+  for (int fd = out.get() + 1; fd < out.get() + 6; ++fd) {
+    what.keep_fds.emplace_back(a.get(), fd);
+  }
+  what.stdout_fd = out.get();
+  what.argv = {"cat", format("/proc/self/fd/{}", a.get()), format("/proc/self/fd/{}", b.get())};
+  const auto pid = spawn(what);
+  ASSERT_TRUE(pid) << pid.error().what();
+  int status = -1;
+  ::waitpid(*pid, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_file(dir / "out"), "secondfirst");
+  what.argv = {dir.path().string()};
+  EXPECT_FALSE(spawn(what)) << "a failed exec is noticed all the same";
+}
+
+TEST(Run, AnotherIdentityKeepsNoPrivilege) {
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "only root can become somebody else";
+  }
+  const auto output =
+      run({.argv = {"cat", "/proc/self/status"}, .identity = Identity{61200, 61201, {61202, 61203}}});
+  ASSERT_TRUE(output);
+  for (const auto* line :
+       {"Uid:\t61200\t61200\t61200\t61200\n", "Gid:\t61201\t61201\t61201\t61201\n", "Groups:\t61202 61203 \n",
+        "CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n",
+        "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "NoNewPrivs:\t1\n"}) {
+    EXPECT_NE(output->out.find(line), std::string::npos) << line << " is not in " << output->out;
+  }
 }
 
 TEST(ProcessStartTime, NamesALivingProcessOnly) {
