@@ -1,5 +1,6 @@
 #include "host/cgroup.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +11,8 @@
 #include <sstream>
 #include <thread>
 
+#include "base/fd.h"
+#include "base/format.h"
 #include "base/fs.h"
 
 namespace dstack::host {
@@ -33,11 +36,16 @@ std::vector<fs::path> with_descendants(const std::string& path) {
   return out;
 }
 
-bool write_text(const fs::path& path, const char* text) {
-  std::ofstream out(path);
-  out << text;
-  out.flush();
-  return out.good();
+// Opens what the kernel made; never makes a file of that name.
+bool write_text(const fs::path& path, std::string_view text) {
+  const base::Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+// Lets the children of a cgroup have a controller. Refused where the kernel or the owner of the tree does not
+// want it, which shows when the limit is set.
+void hand_down(const fs::path& cgroup, std::string_view controller) {
+  write_text(cgroup / "cgroup.subtree_control", "+" + std::string(controller));
 }
 
 }  // namespace
@@ -52,10 +60,8 @@ std::optional<std::string> find_cgroup2_mount(const std::string& mounts_file) {
     if (type != "cgroup2") {
       continue;
     }
-    // Being writable is more than a flag (read-only mounts, delegation), so it is tried.
-    const std::string probe = directory + "/dstack-probe-" + std::to_string(::getpid());
-    if (::mkdir(probe.c_str(), 0755) == 0) {
-      ::rmdir(probe.c_str());
+    // Asked, not tried: a directory made to find out would stay if we were killed.
+    if (::access(directory.c_str(), W_OK) == 0) {
       return directory;
     }
   }
@@ -89,6 +95,31 @@ bool Cgroup::populated() const {
     }
   }
   return false;
+}
+
+std::vector<std::string> Cgroup::limit(const CgroupLimits& limits) const {
+  constexpr unsigned k_period = 100'000;  // microseconds
+  const fs::path here(m_path);
+  std::vector<std::string> missing;
+  const auto set = [&](bool wanted, const char* controller, const char* file, const std::string& value) {
+    if (!wanted) {
+      return;
+    }
+    hand_down(here.parent_path().parent_path(), controller);
+    hand_down(here.parent_path(), controller);
+    if (!write_text(here / file, value)) {
+      missing.emplace_back(controller);
+    }
+  };
+  set(limits.memory_bytes != 0, "memory", "memory.max", std::to_string(limits.memory_bytes));
+  set(limits.tasks != 0, "pids", "pids.max", std::to_string(limits.tasks));
+  set(limits.cpu_percent != 0, "cpu", "cpu.max",
+      base::format("{} {}", std::uint64_t{limits.cpu_percent} * k_period / 100, k_period));
+  return missing;
+}
+
+void Cgroup::signal_kill() const {
+  write_text(m_path + "/cgroup.kill", "1");
 }
 
 Result<> Cgroup::kill(std::chrono::milliseconds limit) const {

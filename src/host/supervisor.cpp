@@ -31,7 +31,6 @@ namespace {
 
 constexpr std::size_t k_max_request = 256 * 1024;
 constexpr std::chrono::seconds k_request_timeout{10};
-constexpr std::chrono::seconds k_rotation_period{5};
 
 struct Connection {
   base::Fd fd;
@@ -61,7 +60,7 @@ class Supervisor {
  private:
   void wait_for_events() {
     std::vector<pollfd> fds = {{m_control.get(), POLLIN, 0}, {m_signals.get(), POLLIN, 0}};
-    auto until = Clock::now() + k_rotation_period;
+    auto until = Clock::now() + m_options.rotation_period;
     std::vector<SupervisedService*> notified;
     for (auto& [name, service] : m_services) {
       if (service->deadline()) {
@@ -271,7 +270,7 @@ class Supervisor {
   }
 
   void rotate_logs() {
-    if (Clock::now() - m_rotated < k_rotation_period) {
+    if (Clock::now() - m_rotated < m_options.rotation_period) {
       return;
     }
     m_rotated = Clock::now();

@@ -2,6 +2,7 @@
 // make_supervisor_manager().
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 
@@ -10,10 +11,11 @@
 namespace dstack::host {
 
 struct SupervisorOptions {
-  std::filesystem::path run;   // holds supervisor.sock and supervisor.lock
-  std::filesystem::path logs;  // <service>.log
-  std::string cgroup_root;     // a cgroup v2 directory of ours, "" = none
-  std::size_t log_limit = 4 * 1024 * 1024;
+  std::filesystem::path run;                // holds supervisor.sock and supervisor.lock
+  std::filesystem::path logs;               // <service>.log
+  std::string cgroup_root;                  // a cgroup v2 directory of ours, "" = none
+  std::size_t log_limit = 4 * 1024 * 1024;  // a longer log becomes <service>.log.1
+  std::chrono::milliseconds rotation_period{5'000};
 };
 
 // Serves until shut_down or SIGTERM; stops all services before it returns. Code::locked when one already runs

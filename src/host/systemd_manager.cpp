@@ -166,7 +166,10 @@ class SystemdManager : public ServiceManager {
     bool others = false;
     for (const auto& vm : vms) {
       DS_TRY(const auto unit, properties(bus, vm));
-      if (m_options.vms.empty() || !is_below(unit.string("WorkingDirectory"), m_options.vms)) {
+      // '!' says that the unit may be unable to enter it.
+      auto directory = unit.string("WorkingDirectory");
+      directory.erase(0, directory.starts_with('!') ? 1 : 0);
+      if (m_options.vms.empty() || !is_below(directory, m_options.vms)) {
         others = true;
         continue;
       }

@@ -1,15 +1,12 @@
 #include "host/transient_unit.h"
 
+#include <signal.h>
 #include <systemd/sd-bus.h>
 
-#include <cerrno>
-#include <optional>
-#include <span>
-
 #include "base/format.h"
-#include "base/log.h"
 #include "host/systemd_bus.h"
 #include "host/unit_file.h"
+#include "host/unit_setting.h"
 
 namespace dstack::host {
 
@@ -22,154 +19,118 @@ constexpr std::chrono::seconds k_call_timeout{25};
 constexpr std::chrono::seconds k_start_limit{30};
 constexpr std::chrono::seconds k_stop_limit{150};
 
-std::string without_expansion(const std::string& word) {
-  std::string out;
-  for (const char c : word) {
-    out += c == '$' ? std::string("$$") : std::string(1, c);
-  }
-  return out;
+// A directory that the sandbox shows empty: what is needed below it has to be named.
+bool is_hidden(const std::string& path) {
+  return path.starts_with("/home/") || path.starts_with("/root/") || path.starts_with("/run/user/") ||
+         path.starts_with("/tmp/") || path.starts_with("/var/tmp/");
 }
 
-// Appends properties, "a(sv)". The first failure sticks.
-class Properties {
- public:
-  explicit Properties(sd_bus_message* message) : m_message(message) {
-    keep(sd_bus_message_open_container(message, 'a', "(sv)"));
+void add_limits(const TransientUnit& unit, std::vector<UnitSetting>& out) {
+  if (unit.memory_max != 0) {
+    out.push_back({"MemoryMax", "", unit.memory_max});
   }
-  int close() { return keep(sd_bus_message_close_container(m_message)); }
+  if (unit.tasks_max != 0) {
+    out.push_back({"TasksMax", "", unit.tasks_max});
+  }
+  if (unit.cpu_percent != 0) {
+    // Of each second. The file has it as a percentage.
+    out.push_back({"CPUQuotaPerSecUSec", "",
+                   UnitSetting::Microseconds{std::uint64_t{unit.cpu_percent} * 10'000},
+                   /*in_file=*/false});
+  }
+}
 
-  void text(const char* name, const std::string& value) {
-    keep(sd_bus_message_append(m_message, "(sv)", name, "s", value.c_str()));
-  }
-  void flag(const char* name, bool value) {
-    keep(sd_bus_message_append(m_message, "(sv)", name, "b", static_cast<int>(value)));
-  }
-  void number(const char* name, std::uint64_t value) {
-    keep(sd_bus_message_append(m_message, "(sv)", name, "t", value));
-  }
-  void list(const char* name, const std::vector<std::string>& values) {
-    open(name, "as");
-    keep(sd_bus_message_open_container(m_message, 'a', "s"));
-    for (const auto& value : values) {
-      keep(sd_bus_message_append(m_message, "s", value.c_str()));
+void add_identity(const TransientUnit& unit, std::vector<UnitSetting>& out) {
+  if (!unit.own_user.empty()) {
+    out.push_back({"User", "", unit.own_user});
+    out.push_back({"DynamicUser", "", true});
+    // A home or temporary directory of somebody else's is none of its business, the programs in it are.
+    std::vector<std::string> hidden;
+    for (const auto& path : unit.readable_paths) {
+      if (is_hidden(path)) {
+        hidden.push_back(path);
+      }
     }
-    keep(sd_bus_message_close_container(m_message));
-    shut();
+    out.push_back({"ProtectHome", "", std::string(hidden.empty() ? "yes" : "tmpfs")});
+    out.push_back({"BindReadOnlyPaths", "", UnitSetting::Binds{hidden}});
+    out.push_back({"ProtectProc", "", std::string("invisible")});
+    out.push_back({"ProcSubset", "", std::string("pid")});
+    out.push_back({"PrivateTmp", "", true});
+    out.push_back({"RemoveIPC", "", true});
   }
-  void umask(std::uint32_t value) { keep(sd_bus_message_append(m_message, "(sv)", "UMask", "u", value)); }
-  void devices(const std::vector<std::string>& nodes) {
-    open("DeviceAllow", "a(ss)");
-    keep(sd_bus_message_open_container(m_message, 'a', "(ss)"));
-    for (const auto& node : nodes) {
-      keep(sd_bus_message_append(m_message, "(ss)", node.c_str(), "rw"));
-    }
-    keep(sd_bus_message_close_container(m_message));
-    shut();
+  if (!unit.groups.empty()) {
+    out.push_back({"SupplementaryGroups", "", UnitSetting::Words{unit.groups}});
   }
-  void deny_system_calls(const std::vector<std::string>& groups) {
-    open("SystemCallFilter", "(bas)");
-    keep(sd_bus_message_open_container(m_message, 'r', "bas"));
-    keep(sd_bus_message_append(m_message, "b", 0));
-    keep(sd_bus_message_open_container(m_message, 'a', "s"));
-    for (const auto& group : groups) {
-      keep(sd_bus_message_append(m_message, "s", group.c_str()));
-    }
-    keep(sd_bus_message_close_container(m_message));
-    keep(sd_bus_message_close_container(m_message));
-    shut();
-    keep(sd_bus_message_append(m_message, "(sv)", "SystemCallErrorNumber", "i", EPERM));
-  }
-  // Not ExecStartEx, which could turn off the expansion of $NAME: systemd 252 writes it down in a way that it
-  // does not read again at the next reload.
-  void exec(const std::vector<std::string>& argv) {
-    open("ExecStart", "a(sasb)");
-    keep(sd_bus_message_open_container(m_message, 'a', "(sasb)"));
-    keep(sd_bus_message_open_container(m_message, 'r', "sasb"));
-    keep(sd_bus_message_append(m_message, "s", argv.front().c_str()));
-    keep(sd_bus_message_open_container(m_message, 'a', "s"));
-    for (const auto& word : argv) {
-      keep(sd_bus_message_append(m_message, "s", without_expansion(word).c_str()));
-    }
-    keep(sd_bus_message_close_container(m_message));
-    keep(sd_bus_message_append(m_message, "b", 0));
-    keep(sd_bus_message_close_container(m_message));
-    keep(sd_bus_message_close_container(m_message));
-    shut();
-  }
+}
 
- private:
-  void open(const char* name, const char* type) {
-    keep(sd_bus_message_open_container(m_message, 'r', "sv"));
-    keep(sd_bus_message_append(m_message, "s", name));
-    keep(sd_bus_message_open_container(m_message, 'v', type));
+std::vector<UnitSetting> settings_of(const TransientUnit& unit) {
+  std::vector<UnitSetting> out = {
+      {"Type", "", std::string("exec")},
+      {"KillMode", "", std::string("control-group")},
+      {"TimeoutStopUSec", "TimeoutStopSec",
+       UnitSetting::Microseconds{
+           static_cast<std::uint64_t>(std::chrono::microseconds(unit.stop_timeout).count())}},
+      {"ExecStart", "", UnitSetting::Exec{unit.argv}},
+      {"Environment", "", UnitSetting::Words{unit.environment}},
+      {"UMask", "", UnitSetting::Mode{0077}},
+      {"CapabilityBoundingSet", "", UnitSetting::None{}},
+      {"AmbientCapabilities", "", UnitSetting::None{}},
+      {"ProtectSystem", "", std::string("strict")},
+  };
+  if (!unit.slice.empty()) {
+    out.push_back({"Slice", "", unit.slice});
   }
-  void shut() {
-    keep(sd_bus_message_close_container(m_message));
-    keep(sd_bus_message_close_container(m_message));
+  if (!unit.directory.empty()) {
+    // A user of its own is not let into it.
+    out.push_back({"WorkingDirectory", "", (unit.own_user.empty() ? "" : "-") + unit.directory});
   }
-  int keep(int r) {
-    if (r < 0 && m_result >= 0) {
-      m_result = r;
-    }
-    return m_result;
+  if (!unit.stdout_file.empty()) {
+    out.push_back({"StandardOutputFileToAppend", "", unit.stdout_file, /*in_file=*/false});
   }
-
-  sd_bus_message* m_message;
-  int m_result = 0;
-};
+  if (!unit.stderr_file.empty()) {
+    out.push_back({"StandardErrorFileToAppend", "", unit.stderr_file, /*in_file=*/false});
+  }
+  if (unit.stdin_fd) {
+    out.push_back({"StandardInputFileDescriptor", "", UnitSetting::Descriptor{*unit.stdin_fd}, false});
+  }
+  std::vector<std::string> writable;
+  writable.reserve(unit.writable_paths.size());
+  for (const auto& path : unit.writable_paths) {
+    writable.push_back("-" + path);
+  }
+  out.push_back({"ReadWritePaths", "", UnitSetting::Words{writable}});
+  add_identity(unit, out);
+  add_limits(unit, out);
+  for (const char* name :
+       {"NoNewPrivileges", "PrivateMounts", "PrivateIPC", "ProtectClock", "ProtectControlGroups",
+        "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables",
+        "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality"}) {
+    out.push_back({name, "", true});
+  }
+  out.push_back({"KeyringMode", "", std::string("private")});
+  out.push_back({"RestrictNamespaces", "", UnitSetting::None{}});
+  out.push_back({"RestrictAddressFamilies", "", UnitSetting::Families{{"AF_INET", "AF_INET6", "AF_UNIX"}}});
+  out.push_back({"DevicePolicy", "", std::string("closed")});
+  out.push_back({"DeviceAllow", "", UnitSetting::Devices{unit.devices}});
+  out.push_back({"SystemCallArchitectures", "", UnitSetting::Words{{"native"}}});
+  out.push_back({"SystemCallErrorNumber", "", UnitSetting::Eperm{}});
+  out.push_back(
+      {"SystemCallFilter", "", UnitSetting::SystemCalls{{"@system-service"}, {"@privileged", "@resources"}}});
+  return out;
+}
 
 int append_unit(sd_bus_message* message, const TransientUnit& unit, bool hold) {
   int r = sd_bus_message_append(message, "ss", (unit.name + ".service").c_str(), "fail");
   if (r < 0) {
     return r;
   }
-  Properties properties(message);
-  properties.text("Description", unit.description);
-  properties.text("Type", "exec");
-  properties.text("CollectMode", "inactive-or-failed");
-  properties.text("KillMode", "control-group");
-  properties.number("TimeoutStopUSec",
-                    static_cast<std::uint64_t>(std::chrono::microseconds(unit.stop_timeout).count()));
-  if (!unit.slice.empty()) {
-    properties.text("Slice", unit.slice);
-  }
+  auto settings = settings_of(unit);
+  settings.push_back({"Description", "", unit.description});
+  settings.push_back({"CollectMode", "", std::string("inactive-or-failed")});
   if (hold) {
-    properties.flag("AddRef", true);
+    settings.push_back({"AddRef", "", true});
   }
-  properties.exec(unit.argv);
-  properties.list("Environment", unit.environment);
-  if (!unit.directory.empty()) {
-    properties.text("WorkingDirectory", unit.directory);
-  }
-  if (!unit.stdout_file.empty()) {
-    properties.text("StandardOutputFileToAppend", unit.stdout_file);
-  }
-  if (!unit.stderr_file.empty()) {
-    properties.text("StandardErrorFileToAppend", unit.stderr_file);
-  }
-  properties.umask(0077);
-  properties.number("CapabilityBoundingSet", 0);
-  properties.number("AmbientCapabilities", 0);
-  properties.text("ProtectSystem", "strict");
-  std::vector<std::string> writable;
-  writable.reserve(unit.writable_paths.size());
-  for (const auto& path : unit.writable_paths) {
-    writable.push_back("-" + path);
-  }
-  properties.list("ReadWritePaths", writable);
-  for (const char* name :
-       {"NoNewPrivileges", "PrivateIPC", "ProtectClock", "ProtectControlGroups", "ProtectHostname",
-        "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "RestrictRealtime",
-        "RestrictSUIDSGID", "LockPersonality"}) {
-    properties.flag(name, true);
-  }
-  properties.number("RestrictNamespaces", 0);
-  properties.text("DevicePolicy", "closed");
-  properties.devices(unit.devices);
-  properties.list("SystemCallArchitectures", {"native"});
-  properties.deny_system_calls({"@clock", "@cpu-emulation", "@debug", "@module", "@mount", "@obsolete",
-                                "@raw-io", "@reboot", "@swap"});
-  r = properties.close();
+  r = append_settings(message, settings);
   return r < 0 ? r : sd_bus_message_append(message, "a(sa(sv))", 0);
 }
 
@@ -180,13 +141,14 @@ Result<> check(const TransientUnit& unit) {
                       base::format("the unit {} needs a program with an absolute path", unit.name));
   }
   // What cannot travel in a D-Bus string.
-  for (const auto* list : {&unit.argv, &unit.environment, &unit.writable_paths, &unit.devices}) {
+  for (const auto* list : {&unit.argv, &unit.environment, &unit.writable_paths, &unit.readable_paths,
+                           &unit.devices, &unit.groups}) {
     for (const auto& word : *list) {
       DS_CHECK(quote_unit_word(word));
     }
   }
-  for (const auto* word :
-       {&unit.description, &unit.directory, &unit.slice, &unit.stdout_file, &unit.stderr_file}) {
+  for (const auto* word : {&unit.description, &unit.directory, &unit.slice, &unit.stdout_file,
+                           &unit.stderr_file, &unit.own_user}) {
     DS_CHECK(quote_unit_word(*word));
   }
   return {};
@@ -229,6 +191,29 @@ Result<pid_t> start_transient_unit(const TransientUnit& unit, const std::string&
                          : base::format("job {}, result {}", *job, result);
   return base::fail(base::Error{Code::service_failed, what, cause,
                                 base::format("see journalctl -u {}.service", unit.name)});
+}
+
+Result<std::string> render_transient_unit(const TransientUnit& unit) {
+  DS_CHECK(check(unit));
+  DS_TRY(const auto description, plain_unit_value(unit.description));
+  DS_TRY(auto text, render_settings(settings_of(unit)));
+  if (unit.cpu_percent != 0) {
+    text += base::format("CPUQuota={}%\n", unit.cpu_percent);
+  }
+  return base::format("[Unit]\nDescription={}\nCollectMode=inactive-or-failed\n\n[Service]\n{}", description,
+                      text);
+}
+
+Result<> kill_transient_unit(const std::string& name, const std::string& address) {
+  DS_CHECK(check_unit_name(name));
+  DS_TRY(auto bus, SystemdBus::connect(address, k_call_timeout));
+  const auto killed = bus.call("KillUnit", [&](sd_bus_message* message) {
+    return sd_bus_message_append(message, "ssi", (name + ".service").c_str(), "all", SIGKILL);
+  });
+  if (!killed && !killed.error().is("NoSuchUnit")) {
+    return base::fail(killed.error().as_error(base::format("cannot kill {}.service", name)));
+  }
+  return {};
 }
 
 Result<> stop_transient_unit(const std::string& name, const std::string& address) {

@@ -60,15 +60,11 @@ TasksMax=64
 LimitNOFILE=4096
 )";
 
-// root without capabilities: it may ask systemd to start VMs and reads files that only root may read. In
-// /proc it sees processes of no more privileges than its own: itself and its VMs, which it finds again there.
-// No MemoryDenyWriteExecute: QEMU, which it asks for its abilities, may need memory that is writable and
-// executable.
-constexpr std::string_view k_launcher = R"(ProtectProc=ptraceable
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_VSOCK
+// root without capabilities: it may ask systemd to start VMs and reads files that only root may read. No
+// ProtectProc: its VMs are other users' processes, which it finds again in /proc. No MemoryDenyWriteExecute:
+// QEMU, which it asks for its abilities, may need memory that is writable and executable.
+constexpr std::string_view k_launcher = R"(RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 DeviceAllow=/dev/kvm rw
-DeviceAllow=/dev/vhost-vsock rw
-DeviceAllow=/dev/net/tun rw
 )";
 
 bool is_control(char c) {

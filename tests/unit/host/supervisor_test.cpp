@@ -60,6 +60,17 @@ void leave_escapee(const char* file) {
     base::notify_ready("up");
     std::this_thread::sleep_for(20ms);
     ::_exit(7);
+  } else if (role == "gives-up") {
+    append_line(file, std::to_string(std::chrono::steady_clock::now().time_since_epoch() / 1ms));
+    base::notify_ready("up");
+    ::_exit(1);
+  } else if (role == "talkative") {
+    base::notify_ready("up");
+    for (int line = 0;; ++line) {
+      const auto text = "line " + std::to_string(line) + std::string(200, '.') + "\n";
+      [[maybe_unused]] const auto n = ::write(1, text.data(), text.size());
+      std::this_thread::sleep_for(1ms);
+    }
   } else if (role == "deaf") {
     ::signal(SIGTERM, SIG_IGN);
     base::notify_ready("deaf");
@@ -257,6 +268,47 @@ TEST_F(SupervisorTest, CrashesAreRestartedUpToALimit) {
   // Asked for again, it gets a new set of attempts.
   EXPECT_TRUE(manager->start(spec));
   ASSERT_TRUE(eventually([&] { return trace_lines("crash").size() >= 6U; }));
+}
+
+TEST_F(SupervisorTest, EachRestartWaitsTwiceAsLong) {
+  auto spec = service("gives-up");
+  spec.start_limit = 5;
+  spec.restart_delay = 40ms;
+  static_cast<void>(manager->start(spec));
+  ASSERT_TRUE(eventually([&] { return status("gives-up").state == ServiceState::failed; }));
+  std::vector<long> starts;
+  for (const auto& line : trace_lines("gives-up")) {
+    if (line != "run") {
+      starts.push_back(std::stol(line));
+    }
+  }
+  ASSERT_EQ(starts.size(), 5U);
+  // A busy machine makes it later, never earlier.
+  for (std::size_t i = 1; i < starts.size(); ++i) {
+    EXPECT_GE(starts[i] - starts[i - 1], 40L << (i - 1)) << "restart " << i;
+  }
+}
+
+TEST_F(SupervisorTest, ALongLogIsSetAside) {
+  ASSERT_TRUE(manager->shut_down());
+  options.log_limit = 20'000;
+  options.rotation_period = 20ms;
+  ASSERT_TRUE(start_supervisor_daemon(options));
+  ASSERT_TRUE(manager->start(service("talkative")));
+  const auto log = options.logs / "talkative.log";
+  const auto old = fs::path(log.string() + ".1");
+  ASSERT_TRUE(eventually([&] { return fs::exists(old); }));
+  EXPECT_GT(fs::file_size(old), 20'000U);
+  // Written to again from its beginning, without a hole, by the same process.
+  ASSERT_TRUE(eventually([&] {
+    const auto text = base::read_file(log).value_or("");
+    return text.starts_with("line ") || text.starts_with(".");
+  }));
+  const auto size = fs::file_size(log);
+  EXPECT_LT(size, 200'000U);
+  ASSERT_TRUE(manager->remove("talkative"));
+  EXPECT_FALSE(fs::exists(log));
+  EXPECT_FALSE(fs::exists(old));
 }
 
 TEST_F(SupervisorTest, KilledServiceComesBack) {

@@ -68,6 +68,38 @@ TEST_F(TransientUnitTest, StopsListsAndTellsWhatIsUnknown) {
   EXPECT_FALSE(transient_unit_status("dstack-vm-1", m_systemd.address())->alive);
 }
 
+TEST_F(TransientUnitTest, KillsAllOfIt) {
+  EXPECT_TRUE(kill_transient_unit("dstack-vm-1", m_systemd.address()));
+  EXPECT_THAT(m_systemd.calls(), ElementsAre("KillUnit dstack-vm-1.service"));
+  m_systemd.behaviour().fails = "KillUnit";
+  EXPECT_TRUE(kill_transient_unit("dstack-vm-1", m_systemd.address())) << "one that is gone is no error";
+  m_systemd.behaviour().error = "org.freedesktop.DBus.Error.AccessDenied";
+  EXPECT_EQ(kill_transient_unit("dstack-vm-1", m_systemd.address()).error().code, base::Code::permission);
+}
+
+TEST_F(TransientUnitTest, IsWrittenDownAsAUnitFile) {
+  m_unit.argv.emplace_back("a b%n");
+  m_unit.own_user = "dstack-1";
+  m_unit.groups = {"104"};
+  m_unit.devices = {"/dev/kvm"};
+  m_unit.directory = "/var/lib/dstack/vm/1";
+  m_unit.readable_paths = {"/usr/bin", "/root/bin"};
+  m_unit.memory_max = 1U << 30U;
+  m_unit.tasks_max = 162;
+  m_unit.cpu_percent = 300;
+  const auto text = render_transient_unit(m_unit);
+  ASSERT_TRUE(text) << text.error().what();
+  for (const auto* line :
+       {"ExecStart=\":/usr/bin/qemu-system-x86_64\" \"-nodefaults\" \"a b%%n\"\n", "User=dstack-1\n",
+        "DynamicUser=yes\n", "SupplementaryGroups=\"104\"\n", "DeviceAllow=/dev/kvm rw\n",
+        "WorkingDirectory=-/var/lib/dstack/vm/1\n", "ProtectHome=tmpfs\nBindReadOnlyPaths=\"-/root/bin\"\n",
+        "MemoryMax=1073741824\n", "TasksMax=162\n", "CPUQuota=300%\n", "CapabilityBoundingSet=\n",
+        "NoNewPrivileges=yes\n",
+        "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged @resources\n"}) {
+    EXPECT_THAT(*text, HasSubstr(line));
+  }
+}
+
 TEST_F(TransientUnitTest, WhatCannotBeExpressedIsRefused) {
   auto unit = m_unit;
   unit.argv.clear();
