@@ -10,6 +10,7 @@
 #include "base/format.h"
 #include "base/fs.h"
 #include "base/process.h"
+#include "vmm/vm_user.h"
 
 namespace dstack::vmm {
 
@@ -145,7 +146,8 @@ Result<QemuVersion> parse_qemu_version(std::string_view output) {
               "check that qemu_path names a QEMU system emulator");
 }
 
-Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice, const fs::path& scratch) {
+Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice, const fs::path& scratch,
+                              bool other_users, const fs::path& kvm) {
   base::Command ask;
   ask.argv = {qemu, "--version"};
   ask.timeout = std::chrono::seconds(10);
@@ -158,8 +160,15 @@ Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice,
   Machine machine;
   DS_TRY(machine.qemu, parse_qemu_version(output->out));
   machine.accelerator.old_tcg = machine.qemu.major < 10;
+  std::error_code ignored;
+  const bool root_only = other_users && fs::exists(kvm, ignored) && !device_access(kvm).open;
+  const auto closed = base::format("{} is open to root only, and VMs run as other users", kvm.native());
   switch (choice) {
     case AcceleratorChoice::kvm:
+      if (root_only) {
+        return fail(Code::vmm_config, closed,
+                    base::format("give it to a group: chown root:kvm {0} && chmod 0660 {0}", kvm.native()));
+      }
       machine.accelerator.kvm = true;
       machine.reason = "the configuration says so";
       break;
@@ -167,6 +176,10 @@ Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice,
       machine.reason = "the configuration says so";
       break;
     case AcceleratorChoice::automatic: {
+      if (root_only) {
+        machine.reason = closed;
+        break;
+      }
       DS_TRY(const auto answer, probe_once_per_boot(qemu, output->out, scratch));
       machine.accelerator.kvm = answer.works;
       machine.reason = answer.reason;

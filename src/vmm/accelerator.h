@@ -26,9 +26,11 @@ struct Machine {
 };
 // Asks QEMU for its version and, unless `choice` settles it, runs a tiny guest under KVM: an openable
 // /dev/kvm does not mean that it runs a 64-bit guest (nested and paravirtual hosts). `scratch` is a directory
-// for the guest's ROM.
+// for the guest's ROM. With `other_users`, users other than this one have to get at `kvm` too:
+// Code::vmm_config when `choice` insists on KVM and they do not.
 base::Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice,
-                                    const fs::path& scratch);
+                                    const fs::path& scratch, bool other_users,
+                                    const fs::path& kvm = "/dev/kvm");
 
 // The 64 KiB probe ROM: enters long mode with paging, takes an exception, and ends QEMU with exit code 33.
 std::string probe_rom();

@@ -17,6 +17,7 @@
 #include "vmm/manager.h"
 #include "vmm/systemd_launcher.h"
 #include "vmm/vm_process.h"
+#include "vmm/vm_user.h"
 
 namespace dstack::vmm {
 
@@ -66,11 +67,15 @@ std::string guest_gateway(const std::string& net) {
 }
 
 // A child would be killed with the VM manager's unit, so systemd gets the VMs as units of their own.
-std::unique_ptr<VmProcesses> make_processes(const Config& config) {
-  if (host::systemd_is_running()) {
-    return make_vm_processes({}, make_systemd_launcher());
+std::unique_ptr<VmProcesses> make_processes(const Config& config, bool systemd, const VmUsers& users) {
+  ProcessOptions options;
+  options.separate_users = users.separate;
+  if (systemd) {
+    options.launcher = make_systemd_launcher();
+  } else {
+    options.cgroup_root = config.cgroup_root;
   }
-  return make_vm_processes(config.cgroup_root);
+  return make_vm_processes(std::move(options));
 }
 
 }  // namespace
@@ -90,14 +95,18 @@ Result<> serve(const Config& config) {
                 base::format("another dstack-vmm runs with run_path {}", config.run_path.native()),
                 "stop it first, or choose another run_path");
   }
-  DS_TRY(const auto machine, probe_machine(config.qemu_path, config.accelerator, config.run_path));
+  const bool systemd = host::systemd_is_running();
+  const auto users = vm_users(systemd);
+  base::log_info(users.description);
+  DS_TRY(const auto machine,
+         probe_machine(config.qemu_path, config.accelerator, config.run_path, users.separate));
   base::log_info(base::format("QEMU {}.{}.{}, {}: {}", machine.qemu.major, machine.qemu.minor,
                               machine.qemu.patch, machine.accelerator.kvm ? "KVM" : "TCG", machine.reason));
 
   // Bound before VMs are looked at: a VM manager that cannot serve must not start VMs either.
   // Declared before the servers, so that it outlives their last request.
   const SystemClock clock;
-  const auto processes = make_processes(config);
+  const auto processes = make_processes(config, systemd, users);
   std::unique_ptr<VmManager> manager;
   std::unique_ptr<ExternalApi> external;
   std::unique_ptr<HostApi> host;
@@ -123,7 +132,7 @@ Result<> serve(const Config& config) {
   manager->run_in_background();
   base::log_info(
       base::format("serving on {}, host API on {}:{}", address.to_string(), config.host_api_ip, host_port));
-  base::notify_ready(base::format("serving on {}", address.to_string()));
+  base::notify_ready(base::format("serving on {}; {}", address.to_string(), users.description));
   auto result = external_server.run(std::chrono::seconds(2));
   base::notify_stopping();
   host_server.stop();

@@ -187,7 +187,11 @@ Result<> VmManager::start_process(const VmPointer& vm) {
   }
   ProcessSpec process;
   process.vm_id = vm->manifest.id;
-  process.argv = qemu_argv(spec);
+  auto command = qemu_command(spec);
+  process.argv = std::move(command.argv);
+  process.files = std::move(command.files);
+  process.kvm = spec.accelerator.kvm;
+  process.limits = qemu_limits(spec);
   process.directory = files.directory();
   process.stdout_log = files.log("stdout");
   process.stderr_log = files.log("stderr");

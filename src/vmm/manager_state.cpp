@@ -172,6 +172,9 @@ void VmManager::on_exit(const std::string& id, pid_t pid, std::optional<int> cod
         }
       } else if (const auto line = last_line(vm->files.log("serial")); !line.empty()) {
         reason += "; last on its console: " + line;
+      } else if (const auto said = last_line(vm->files.log("stderr")); !code && !said.empty()) {
+        // How it ended is not known, but its guest never said anything: QEMU itself may have.
+        reason += ": " + said;
       }
       base::log_warn(base::format("VM {} ({}): {}", id, vm->manifest.name, reason));
       push_event(*vm, "vmm.exited", reason);

@@ -3,10 +3,12 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
 #include "base/fd.h"
 #include "base/format.h"
+#include "base/fs.h"
 #include "vmm/request.h"
 
 namespace dstack::vmm {
@@ -56,11 +58,28 @@ bool ports_overlap(const PortForward& a, const PortForward& b) {
          (a.address == b.address || wildcard(a.address) || wildcard(b.address));
 }
 
+namespace {
+
+// The first port that anybody may bind.
+std::uint16_t first_open_port() {
+  const auto text = base::read_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", 64).value_or("");
+  std::uint16_t first = 1024;
+  std::from_chars(text.data(), text.data() + text.size(), first);
+  return first;
+}
+
+}  // namespace
+
 Result<> check_port_free(const PortForward& port) {
   const auto name = base::format("{} port {} on {}", port.protocol, port.host_port, port.address);
   const auto address = make_address(port.address, port.host_port);
   if (!address) {
     return fail(Code::vm_request, base::format("{} is not an IP address", port.address));
+  }
+  if (const auto first = first_open_port(); port.host_port < first) {
+    return fail(
+        Code::vm_port_taken, base::format("{} needs a privilege that VMs do not have", name),
+        base::format("choose a port from {} on, or lower net.ipv4.ip_unprivileged_port_start", first));
   }
   const bool tcp = port.protocol == "tcp";
   const Fd fd(::socket(address->storage.ss_family, (tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0));

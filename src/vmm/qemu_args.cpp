@@ -10,6 +10,17 @@ namespace dstack::vmm {
 
 namespace {
 
+// Above those that a process has from the start.
+constexpr int k_first_descriptor = 100;
+
+constexpr std::uint64_t k_mebibyte = 1024 * 1024;
+// Device models, disk caches, user-mode network.
+constexpr std::uint64_t k_qemu_mebibytes = 512;
+// Translated code: a GiB of it is kept.
+constexpr std::uint64_t k_translation_mebibytes = 1024;
+// Workers of its thread pool (64), of user-mode networking, and of its own.
+constexpr std::uint64_t k_qemu_threads = 160;
+
 using Argv = std::vector<std::string>;
 
 // What makes emulated guests quick; measured in docs/performance.md. Emulated AVX doubles the time of
@@ -45,10 +56,14 @@ std::string escaped(const fs::path& path) {
 
 class Builder {
  public:
-  explicit Builder(const LaunchSpec& spec) : m_spec(spec) {}
+  Builder(const LaunchSpec& spec, bool pass_files) : m_spec(spec), m_pass_files(pass_files) {}
 
-  Argv build() {
+  QemuCommand build() {
     m_argv.push_back(m_spec.qemu);
+    if (m_pass_files) {
+      // For people who look at the list of processes.
+      add(m_argv, {"-name", escaped(m_spec.directory.filename())});
+    }
     cpu();
     console();
     boot();
@@ -64,10 +79,45 @@ class Builder {
       add(m_argv,
           {"-append", tcg() ? base::format("{} {}", m_spec.cmdline, k_emulated_cmdline) : m_spec.cmdline});
     }
-    return std::move(m_argv);
+    m_argv.insert(m_argv.begin() + 1, m_passed.begin(), m_passed.end());
+    return {std::move(m_argv), std::move(m_files)};
   }
 
  private:
+  using Access = PassedFile::Access;
+
+  void pass(const fs::path& path, Access access, bool reopened, int set) {
+    const int number = k_first_descriptor + static_cast<int>(m_files.size());
+    m_files.push_back({path, access, reopened, number});
+    if (!reopened) {
+      // The path is for people and for dstackup, which finds its own VMs by it.
+      add(m_passed, {"-add-fd", base::format("fd={},set={},opaque={}", number, set, escaped(path))});
+    }
+  }
+
+  // A file as QEMU opens it by itself.
+  std::string file(const fs::path& path, Access access = Access::read) {
+    if (!m_pass_files) {
+      return escaped(path);
+    }
+    const int set = k_first_descriptor + static_cast<int>(m_files.size());
+    pass(path, access, /*reopened=*/false, set);
+    if (access == Access::write) {
+      // It looks at a disk's header before it wants to write.
+      pass(path, Access::read, /*reopened=*/false, set);
+    }
+    return base::format("/dev/fdset/{}", set);
+  }
+
+  // A file that it reads with means that know no descriptors.
+  std::string plain_file(const fs::path& path) {
+    if (!m_pass_files) {
+      return path.native();
+    }
+    pass(path, Access::read, /*reopened=*/true, 0);
+    return base::format("/proc/self/fd/{}", m_files.back().number);
+  }
+
   bool simulated() const { return m_spec.tee == TeeMode::simulated; }
 
   // Only simulated guests may run without KVM.
@@ -98,7 +148,7 @@ class Builder {
   }
 
   void console() {
-    const auto log = escaped(m_spec.directory / "serial.log");
+    const auto log = file(m_spec.directory / "serial.log", Access::append);
     if (simulated()) {
       add(m_argv, {"-chardev", base::format("null,id=com0,logfile={},logappend=on", log)});
     } else {
@@ -113,9 +163,10 @@ class Builder {
 
   void boot() {
     if (m_spec.bios) {
-      add(m_argv, {"-bios", m_spec.bios->native()});
+      add(m_argv, {"-bios", plain_file(*m_spec.bios)});
     }
-    add(m_argv, {"-kernel", m_spec.kernel.native(), "-initrd", m_spec.initrd.native()});
+    const auto kernel = plain_file(m_spec.kernel);
+    add(m_argv, {"-kernel", kernel, "-initrd", plain_file(m_spec.initrd)});
     if (m_spec.hotplug_off) {
       add(m_argv, {"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"});
     }
@@ -130,15 +181,15 @@ class Builder {
 
   void disks() {
     if (m_spec.rootfs) {
-      disk(base::format("file={},if=none,id=hd0,format=raw,readonly=on", escaped(*m_spec.rootfs)), "hd0");
+      disk(base::format("file={},if=none,id=hd0,format=raw,readonly=on", file(*m_spec.rootfs)), "hd0");
     }
     // A format that is named is not guessed from what the guest wrote into its disk.
-    disk(base::format("file={},if=none,id=hd1{}", escaped(m_spec.directory / "hda.img"),
+    disk(base::format("file={},if=none,id=hd1{}", file(m_spec.directory / "hda.img", Access::write),
                       simulated() ? ",format=qcow2,discard=unmap,detect-zeroes=unmap" : ""),
          "hd1");
     for (std::size_t i = 0; i < m_spec.volumes.size(); ++i) {
       const auto id = base::format("vol{}", i);
-      disk(base::format("file={},if=none,id={},format=raw,readonly=on", escaped(m_spec.volumes[i]), id), id);
+      disk(base::format("file={},if=none,id={},format=raw,readonly=on", file(m_spec.volumes[i]), id), id);
     }
   }
 
@@ -219,7 +270,7 @@ class Builder {
         break;
       case ShareMode::vhd:
         disk(base::format("file={},if=none,id=hd2,format=raw,readonly=on",
-                          escaped(m_spec.directory / "shared.img")),
+                          file(m_spec.directory / "shared.img")),
              "hd2");
         break;
     }
@@ -270,7 +321,10 @@ class Builder {
   }
 
   const LaunchSpec& m_spec;
+  bool m_pass_files;
   Argv m_argv;
+  Argv m_passed;
+  std::vector<PassedFile> m_files;
 };
 
 }  // namespace
@@ -298,7 +352,24 @@ std::string mac_address(std::string_view vm_id, unsigned index, base::ByteView p
 }
 
 std::vector<std::string> qemu_argv(const LaunchSpec& spec) {
-  return Builder(spec).build();
+  return Builder(spec, /*pass_files=*/false).build().argv;
+}
+
+QemuCommand qemu_command(const LaunchSpec& spec) {
+  return Builder(spec, /*pass_files=*/true).build();
+}
+
+ResourceLimits qemu_limits(const LaunchSpec& spec) {
+  const bool emulated = spec.tee == TeeMode::simulated && !spec.accelerator.kvm;
+  ResourceLimits limits;
+  // Page tables and the like grow with the guest.
+  limits.memory_bytes = (std::uint64_t{spec.memory_mb} + spec.memory_mb / 32 + k_qemu_mebibytes +
+                         (emulated ? k_translation_mebibytes : 0)) *
+                        k_mebibyte;
+  limits.tasks = k_qemu_threads + spec.vcpus;
+  // One more for its disks and network.
+  limits.cpu_percent = (spec.vcpus + 1) * 100;
+  return limits;
 }
 
 }  // namespace dstack::vmm

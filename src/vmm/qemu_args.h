@@ -86,7 +86,35 @@ struct LaunchSpec {
   unsigned reduced_phys_bits = 1;
 };
 
-// argv[0] is the program.
+// argv[0] is the program. Files are named by their paths.
 std::vector<std::string> qemu_argv(const LaunchSpec& spec);
+
+// A file that QEMU is given open, at this descriptor.
+struct PassedFile {
+  enum class Access { read, write, append };
+  fs::path path;
+  Access access = Access::read;
+  bool reopened = false;  // QEMU opens it anew through /proc/self/fd: its mode has to let it
+  int number = 0;
+  bool operator==(const PassedFile&) const = default;
+};
+
+struct QemuCommand {
+  std::vector<std::string> argv;
+  std::vector<PassedFile> files;
+};
+// The same machine, with every file but the program given as an open descriptor: QEMU then needs no access to
+// any directory. A share must be a disk (ShareMode::vhd).
+QemuCommand qemu_command(const LaunchSpec& spec);
+
+// What the host grants QEMU.
+struct ResourceLimits {
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t tasks = 0;
+  unsigned cpu_percent = 0;  // 100 = one CPU
+  bool operator==(const ResourceLimits&) const = default;
+};
+// The guest's memory and CPUs, and what QEMU needs beside them.
+ResourceLimits qemu_limits(const LaunchSpec& spec);
 
 }  // namespace dstack::vmm

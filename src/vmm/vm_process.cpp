@@ -25,6 +25,8 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "host/cgroup.h"
+#include "vmm/passed_files.h"
+#include "vmm/vm_user.h"
 
 namespace dstack::vmm {
 
@@ -64,9 +66,10 @@ struct Running {
 
 class RealProcesses : public VmProcesses {
  public:
-  RealProcesses(fs::path cgroup_root, std::unique_ptr<VmLauncher> launcher)
-      : m_cgroup_root(launcher ? fs::path() : std::move(cgroup_root)),
-        m_launcher(std::move(launcher)),
+  explicit RealProcesses(ProcessOptions options)
+      : m_cgroup_root(options.launcher ? fs::path() : std::move(options.cgroup_root)),
+        m_separate_users(options.separate_users),
+        m_launcher(std::move(options.launcher)),
         m_wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   ~RealProcesses() override {
@@ -117,16 +120,25 @@ class RealProcesses : public VmProcesses {
   }
 
   std::optional<ProcessRecord> find_unrecorded(const std::string& vm_id, const fs::path& lock_file) override {
-    const auto pid = m_launcher ? m_launcher->find(vm_id) : find_lock_holder(lock_file);
+    const auto pid = m_launcher ? m_launcher->find(vm_id) : find_lock_holder(vm_id, lock_file);
     const auto started = pid ? base::process_start_time(*pid) : std::nullopt;
     return started ? std::optional(describe(*pid, *started)) : std::nullopt;
   }
 
   void kill(const std::string& vm_id) override {
+    if (m_launcher) {
+      // The launcher may need a while, and may be allowed what this process is not.
+      if (const auto killed = m_launcher->kill(vm_id); !killed) {
+        base::log_warn(killed.error().what());
+      }
+    }
     const std::lock_guard lock(m_mutex);
     const auto it = m_running.find(vm_id);
     if (it == m_running.end()) {
       return;
+    }
+    if (!m_cgroup_root.empty()) {
+      cgroup_of(vm_id).signal_kill();
     }
     if (it->second.pidfd) {
       ::syscall(SYS_pidfd_send_signal, it->second.pidfd.get(), SIGKILL, nullptr, 0);
@@ -151,13 +163,39 @@ class RealProcesses : public VmProcesses {
     what.stdout_fd = out.get();
     what.stderr_fd = err.get();
     what.keep_fds = {{lock.get(), k_lock_fd}};
+    DS_TRY(const auto files, open_files(spec.files, m_separate_users));
+    for (const auto& [fd, number] : files) {
+      what.keep_fds.emplace_back(fd.get(), number);
+    }
     what.new_session = true;
+    if (m_separate_users) {
+      DS_TRY(what.identity, pick_vm_user(spec.vm_id, spec.kvm));
+    }
     if (!m_cgroup_root.empty()) {
-      const host::Cgroup cgroup((m_cgroup_root / spec.vm_id).native());
-      DS_CHECK(cgroup.create());
-      what.cgroup = cgroup.path();
+      DS_CHECK(make_cgroup(spec));
+      what.cgroup = cgroup_of(spec.vm_id).path();
     }
     return base::spawn(what);
+  }
+
+  host::Cgroup cgroup_of(const std::string& vm_id) const {
+    return host::Cgroup((m_cgroup_root / vm_id).native());
+  }
+
+  Result<> make_cgroup(const ProcessSpec& spec) const {
+    DS_CHECK(host::Cgroup(m_cgroup_root.native()).create());
+    const auto cgroup = cgroup_of(spec.vm_id);
+    DS_CHECK(cgroup.create());
+    host::CgroupLimits limits;
+    limits.memory_bytes = spec.limits.memory_bytes;
+    limits.tasks = spec.limits.tasks;
+    limits.cpu_percent = spec.limits.cpu_percent;
+    for (const auto& missing : cgroup.limit(limits)) {
+      base::log_warn(
+          base::format("VM {} runs without a limit of {}: this host does not let its cgroups have one",
+                       spec.vm_id, missing));
+    }
+    return {};
   }
 
   static ProcessRecord describe(pid_t pid, unsigned long long start_time) {
@@ -168,13 +206,20 @@ class RealProcesses : public VmProcesses {
     return record;
   }
 
-  static std::optional<pid_t> find_lock_holder(const fs::path& lock_file) {
+  // Without CAP_SYS_PTRACE the open files of other users' processes cannot be seen, their arguments can.
+  static bool is_named(const fs::path& process, const std::string& vm_id) {
+    const auto arguments = base::read_file(process / "cmdline", 1024 * 1024).value_or("");
+    return arguments.find(std::string("\0-name\0", 7) + vm_id + '\0') != std::string::npos;
+  }
+
+  static std::optional<pid_t> find_lock_holder(const std::string& vm_id, const fs::path& lock_file) {
     const Fd lock(::open(lock_file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) {
       return std::nullopt;
     }
     std::error_code error;
     const auto wanted = fs::weakly_canonical(lock_file, error).native();
+    std::optional<pid_t> named;
     for (fs::directory_iterator it("/proc", error); !error && it != fs::directory_iterator();
          it.increment(error)) {
       const auto name = it->path().filename().native();
@@ -187,8 +232,11 @@ class RealProcesses : public VmProcesses {
       if (fs::read_symlink(it->path() / "fd" / std::to_string(k_lock_fd), ignored) == wanted) {
         return pid;
       }
+      if (is_named(it->path(), vm_id)) {
+        named = pid;
+      }
     }
-    return std::nullopt;
+    return named;
   }
 
   void add(const std::string& vm_id, Running running) {
@@ -261,7 +309,12 @@ class RealProcesses : public VmProcesses {
     }
     for (const auto& item : list) {
       if (!m_cgroup_root.empty()) {
-        if (const auto removed = host::Cgroup((m_cgroup_root / item.id).native()).remove(); !removed) {
+        const auto cgroup = cgroup_of(item.id);
+        auto removed = cgroup.exists() ? cgroup.kill() : Result<>();
+        if (removed) {
+          removed = cgroup.remove();
+        }
+        if (!removed) {
           base::log_warn(removed.error().what());
         }
       }
@@ -272,6 +325,7 @@ class RealProcesses : public VmProcesses {
   }
 
   fs::path m_cgroup_root;
+  bool m_separate_users;
   std::unique_ptr<VmLauncher> m_launcher;
   Fd m_wake;
   std::mutex m_mutex;
@@ -310,8 +364,8 @@ Result<ProcessRecord> parse_process_record(std::string_view text) {
   return record;
 }
 
-std::unique_ptr<VmProcesses> make_vm_processes(fs::path cgroup_root, std::unique_ptr<VmLauncher> launcher) {
-  return std::make_unique<RealProcesses>(std::move(cgroup_root), std::move(launcher));
+std::unique_ptr<VmProcesses> make_vm_processes(ProcessOptions options) {
+  return std::make_unique<RealProcesses>(std::move(options));
 }
 
 }  // namespace dstack::vmm

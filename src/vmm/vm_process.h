@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "vmm/qemu_args.h"
 
 namespace dstack::vmm {
 
@@ -40,6 +41,9 @@ struct ProcessSpec {
   fs::path stderr_log;
   // Held by the process for its whole life: whoever holds it runs this VM.
   fs::path lock_file;
+  std::vector<PassedFile> files;  // all that it may open of this host, already open
+  bool kvm = false;               // it may open /dev/kvm too
+  ResourceLimits limits;          // 0 = none
 };
 
 // Told about the end of a process; the exit code is known only for children of this very program.
@@ -60,7 +64,7 @@ class VmProcesses {
   // and writing it down.
   virtual std::optional<ProcessRecord> find_unrecorded(const std::string& vm_id,
                                                        const fs::path& lock_file) = 0;
-  // SIGKILL. The exit handler follows.
+  // SIGKILL to the process and all it started. The exit handler follows.
   virtual void kill(const std::string& vm_id) = 0;
 };
 
@@ -71,13 +75,17 @@ class VmLauncher {
   virtual ~VmLauncher() = default;
   // The main pid. Starting a VM that already runs is Code::locked. The lock file need not be held.
   virtual base::Result<pid_t> launch(const ProcessSpec& spec) = 0;
+  virtual base::Result<> kill(const std::string& vm_id) = 0;
   // The main pid of a VM that this launcher started earlier, when it still runs.
   virtual std::optional<pid_t> find(const std::string& vm_id) = 0;
 };
 
-// Real processes, watched by pidfd. Without a launcher they are children in a session of their own, and in an
-// own cgroup below `cgroup_root` unless that is empty.
-std::unique_ptr<VmProcesses> make_vm_processes(fs::path cgroup_root,
-                                               std::unique_ptr<VmLauncher> launcher = nullptr);
+struct ProcessOptions {
+  fs::path cgroup_root;         // cgroup v2 directory in which each process gets its own; empty = none
+  bool separate_users = false;  // each process gets a user of its own (vm_user.h)
+  std::unique_ptr<VmLauncher> launcher;  // with one, the two above are its business
+};
+// Real processes, watched by pidfd. Without a launcher they are children in a session of their own.
+std::unique_ptr<VmProcesses> make_vm_processes(ProcessOptions options);
 
 }  // namespace dstack::vmm

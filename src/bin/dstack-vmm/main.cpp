@@ -9,6 +9,7 @@
 #include "cli/streams.h"
 #include "vmm/config.h"
 #include "vmm/daemon.h"
+#include "vmm/passed_files.h"
 
 using namespace dstack;
 
@@ -73,6 +74,10 @@ int check_config(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Not for people: the first thing that runs in a VM's unit.
+  if (argc > 1 && argv[1] == vmm::k_run_vm) {
+    return vmm::run_handed_over(argc - 2, argv + 2);
+  }
   std::string path;
   cli::Command program("dstack-vmm", "make and keep VMs: QEMU, the Vmm API, and the host API for guests");
   program.option("-c,--config", path, "configuration file (TOML)");

@@ -5,32 +5,11 @@ set -euo pipefail
 phase=$1 programs=$2
 umask 022
 
-step() { echo "=== $*"; }
-fail() {
-  echo "FAILED: $*" >&2
-  systemctl --no-pager --full status 'dstack-*' >&2 || true
-  journalctl --no-pager -n 40 >&2 || true
-  tail -n 20 /var/lib/dstack/vm/*/*.log >&2 || true
-  exit 1
-}
-expect() { "$@" || fail "$*"; }
-# What lies around on this machine, without what systemd keeps and what the machine outside may be changing.
-snapshot() {
-  find /etc /usr/local /srv /opt /var -xdev -maxdepth 4 \( -path /var/log -o -path /var/lib/systemd -o -path /var/tmp \
-    -o -path /var/cache/apt -o -path /var/lib/apt -o -path /var/lib/dpkg \) -prune -o -print | sort
-}
-main_pid() { systemctl show --property MainPID --value "$1"; }
-is_running() { [ "$1" -gt 1 ] && [ -d "/proc/$1" ]; }
+. "$(dirname "$0")/common.sh"
+
 rpc() {
   curl --silent --show-error --fail-with-body --max-time 30 --header "Authorization: Bearer $(</etc/dstack/vmm-auth-token)" \
     --header 'Content-Type: application/json' --data "$2" "http://127.0.0.1:9080/prpc/$1?json"
-}
-eventually() {
-  for _ in $(seq 100); do
-    if "$@" >/dev/null 2>&1; then return 0; fi
-    sleep 0.1
-  done
-  fail "not within 10 s: $*"
 }
 vm_is_listed_as() { rpc Status '{}' | grep -q "\"status\":\"$1\""; }
 restarted_from() { [ "$(main_pid dstack-vmm)" -gt 1 ] && [ "$(main_pid dstack-vmm)" != "$1" ] && rpc Version '{}'; }
@@ -108,7 +87,30 @@ before() {
   expect is_running "$qemu"
   expect grep -q "\"pid\":$qemu," "/var/lib/dstack/vm/$id/qemu.json"
   expect grep -q 'CapEff:.0000000000000000' "/proc/$qemu/status"
+  expect grep -q 'CapBnd:.0000000000000000' "/proc/$qemu/status"
   eventually vm_is_listed_as running
+
+  step "QEMU has a user of its own, which gets at nothing"
+  local uid file
+  uid=$(stat --format %u "/proc/$qemu")
+  expect [ "$uid" -ge 61184 ]
+  expect [ "$uid" -le 65519 ]
+  for file in /etc/dstack/vmm-auth-token "/var/lib/dstack/vm/$id/shared.img" "/var/lib/dstack/vm/$id/hda.img" \
+    "/var/lib/dstack/vm/$id/serial.log" /var/lib/dstack/simulated-tee/seed; do
+    expect [ -f "$file" ]
+    if setpriv --reuid "$uid" --regid "$uid" --clear-groups cat "$file" >/dev/null 2>&1; then fail "$uid reads $file"; fi
+  done
+  [ "$(systemctl show --property MemoryMax --value "$unit")" -gt $((256 * 1024 * 1024)) ] || fail "no limit of memory"
+  [ "$(systemctl show --property TasksMax --value "$unit")" -lt 1000 ] || fail "no limit of tasks"
+
+  step "the VMM stops it and starts it again"
+  rpc StopVm "{\"id\":\"$id\"}" || fail "the VM was not stopped"
+  expect [ ! -d "/proc/$qemu" ]
+  eventually vm_is_listed_as stopped
+  rpc StartVm "{\"id\":\"$id\"}" || fail "the VM was not started"
+  eventually vm_is_listed_as running
+  qemu=$(main_pid "$unit")
+  expect is_running "$qemu"
 
   step "the VM goes on while the VMM is killed, restarted and stopped"
   vmm=$(main_pid dstack-vmm)
@@ -138,17 +140,7 @@ after() {
   qemu=$(main_pid "$unit") vmm=$(main_pid dstack-vmm) auth=$(main_pid dstack-auth)
   expect is_running "$qemu"
 
-  step "destroy leaves nothing"
-  expect "$programs/dstackup" destroy --purge
-  for pid in "$qemu" "$vmm" "$auth"; do
-    expect [ ! -d "/proc/$pid" ]
-  done
-  expect [ -z "$(systemctl list-units --all --plain --no-legend 'dstack*')" ]
-  expect [ ! -e /sys/fs/cgroup/dstack.slice ]
-  expect [ ! -e /run/dstack ]
-  expect [ -z "$(ss --listening --tcp --numeric --no-header 'sport = :9080 or sport = :8001 or sport = :10000')" ]
-  snapshot | diff /snapshot - || fail "files were left or taken"
-  expect [ "$(systemctl is-system-running)" = running ]
+  destroy_leaves_nothing "$qemu" "$vmm" "$auth"
 }
 
 "$phase"

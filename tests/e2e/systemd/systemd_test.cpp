@@ -15,6 +15,7 @@
 #include "e2e/systemd/tiny_service.h"
 #include "host/systemd_manager.h"
 #include "host/transient_unit.h"
+#include "vmm/passed_files.h"
 #include "vmm/systemd_launcher.h"
 
 namespace fs = std::filesystem;
@@ -408,18 +409,70 @@ TEST_F(Systemd, ATransientUnitWhoseProgramIsMissingFails) {
 
 TEST_F(Systemd, TheLauncherOfVmsStartsFindsAndRefusesTwice) {
   fs::create_directories("/srv/vms/abc");
+  fs::create_directories("/srv/vms/other");
+  fs::create_directories("/srv/config");
+  const base::WriteOptions secret{.mode = 0600};
+  ASSERT_TRUE(base::write_file_atomic("/srv/vms/abc/hda.img", "its disk", secret));
+  ASSERT_TRUE(base::write_file_atomic("/srv/vms/other/shared.img", "secret", secret));
+  ASSERT_TRUE(base::write_file_atomic("/srv/config/vmm-auth-token", "secret", secret));
   vmm::ProcessSpec spec;
   spec.vm_id = "abc";
-  spec.argv = {program(), "--service", "plain", "/srv/vms/abc/seen"};
+  spec.argv = {program(),
+               "--service",
+               "inspects",
+               "/srv/vms/abc/hda.img",
+               "/srv/vms/other/shared.img",
+               "/srv/config/vmm-auth-token",
+               "/proc/1/status",
+               "/usr/bin/env"};
   spec.directory = "/srv/vms/abc";
   spec.stdout_log = "/srv/vms/abc/out.log";
   spec.stderr_log = "/srv/vms/abc/err.log";
+  spec.files = {{"/srv/vms/abc/hda.img", vmm::PassedFile::Access::write, false, 100}};
+  spec.limits = {.memory_bytes = 1U << 30U, .tasks = 100, .cpu_percent = 200};
+  // Its own modes are what keeps others out, not a closed directory above.
+  fs::permissions("/srv/vms/abc", fs::perms(0755));
   const auto launcher = vmm::make_systemd_launcher();
   EXPECT_FALSE(launcher->find("abc"));
   const auto pid = launcher->launch(spec);
   ASSERT_TRUE(pid) << pid.error().what();
   EXPECT_EQ(launcher->find("abc"), *pid);
   EXPECT_EQ(launcher->launch(spec).error().code, base::Code::locked);
+
+  ASSERT_TRUE(eventually([] {
+    return base::read_file("/srv/vms/abc/out.log").value_or("").find("/usr/bin/env: ") != std::string::npos;
+  })) << base::read_file("/srv/vms/abc/out.log").value_or("")
+      << base::read_file("/srv/vms/abc/err.log").value_or("");
+  const auto seen = *base::read_file("/srv/vms/abc/out.log");
+  for (const auto* line :
+       {"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n",
+        "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "given=its disk\n", "/srv/vms/abc/hda.img: Permission denied\n",
+        "/srv/vms/other/shared.img: Permission denied\n", "/srv/config/vmm-auth-token: Permission denied\n",
+        "/proc/1/status: No such file or directory\n", "/usr/bin/env: readable\n"}) {
+    EXPECT_THAT(seen, HasSubstr(line));
+  }
+  struct stat info = {};
+  ASSERT_EQ(::stat(("/proc/" + std::to_string(*pid)).c_str(), &info), 0);
+  EXPECT_GE(info.st_uid, 61184U);
+  base::Command show;
+  show.argv = {"systemctl", "show", "--property", "MemoryMax,TasksMax,CPUQuotaPerSecUSec,DynamicUser",
+               "dstack-vm-abc.service"};
+  EXPECT_THAT(base::run(show)->out,
+              testing::AllOf(HasSubstr("MemoryMax=1073741824\n"), HasSubstr("TasksMax=100\n"),
+                             HasSubstr("CPUQuotaPerSecUSec=2s\n"), HasSubstr("DynamicUser=yes\n")));
+  // A second VM is another user.
+  auto second = spec;
+  second.vm_id = "def";
+  const auto other_pid = launcher->launch(second);
+  ASSERT_TRUE(other_pid) << other_pid.error().what();
+  struct stat other_info = {};
+  ASSERT_EQ(::stat(("/proc/" + std::to_string(*other_pid)).c_str(), &other_info), 0);
+  EXPECT_NE(other_info.st_uid, info.st_uid);
+  ASSERT_TRUE(launcher->kill("def"));
+  EXPECT_TRUE(eventually([&] { return ::kill(*other_pid, 0) != 0; }));
+  EXPECT_TRUE(eventually([&] { return !launcher->find("def"); }));
+  EXPECT_TRUE(launcher->kill("def")) << "killing twice is no error";
+
   // What a destroy without a VMM does: VMs of this installation only.
   host::SystemdOptions other;
   other.vms = "/srv/other";
@@ -460,6 +513,9 @@ TEST_F(Systemd, TheLogOfAService) {
 }
 
 int main(int argc, char** argv) {
+  if (argc > 1 && argv[1] == vmm::k_run_vm) {
+    return vmm::run_handed_over(argc - 2, argv + 2);
+  }
   if (argc > 2 && std::string_view(argv[1]) == "--service") {
     return e2e::tiny_service({argv + 2, argv + argc});
   }

@@ -1,14 +1,17 @@
 #include "e2e/systemd/tiny_service.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 
+#include "base/fd.h"
 #include "base/fs.h"
 #include "base/notify.h"
 #include "base/process.h"
@@ -42,6 +45,25 @@ void write_down(const std::string& file, const std::vector<std::string>& argumen
   }
 }
 
+// Who this is, what it was given open, and which of these paths it gets at.
+void inspect(const std::vector<std::string>& paths) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("Cap") || line.starts_with("NoNewPrivs") || line.starts_with("Seccomp:") ||
+        line.starts_with("Uid")) {
+      std::printf("%s\n", line.c_str());
+    }
+  }
+  char text[64] = {};
+  const auto size = ::pread(100, text, sizeof text - 1, 0);
+  std::printf("given=%s\n", size < 0 ? std::strerror(errno) : text);
+  for (const auto& path : paths) {
+    const base::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::printf("%s: %s\n", path.c_str(), fd ? "readable" : std::strerror(errno));
+  }
+  std::fflush(stdout);
+}
+
 [[noreturn]] void relay(const std::string& file) {
   while (true) {
     const auto text = base::read_file(file);
@@ -55,6 +77,10 @@ void write_down(const std::string& file, const std::vector<std::string>& argumen
 int tiny_service(const std::vector<std::string>& arguments) {
   const auto& mode = arguments.at(0);
   const std::string file = arguments.size() > 1 ? arguments[1] : "";
+  if (mode == "inspects") {
+    inspect({arguments.begin() + 1, arguments.end()});
+    sleep_for_good();
+  }
   if (mode == "reads") {
     relay(file);
   }
@@ -79,16 +105,17 @@ int tiny_service(const std::vector<std::string>& arguments) {
     host::TransientUnit unit;
     unit.name = "dstack-vm-from-service";
     unit.description = "started by a service";
+    unit.own_user = "dstack-t-launched";
     unit.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--service", "plain"};
     const auto started = host::start_transient_unit(unit);
     if (!started && started.error().code != base::Code::locked) {
       base::notify_failed(started.error(), EIO);
       return 4;
     }
-    // It is found again by its start time, and PID 1 is none of the service's business.
+    // It is found again by its start time.
     const auto running = host::transient_unit_status(unit.name);
-    if (!running || !base::process_start_time(running->main_pid) || base::process_start_time(1)) {
-      base::notify_failed(base::Error{base::Code::internal, "the wrong processes are visible", "", ""}, EIO);
+    if (!running || !base::process_start_time(running->main_pid)) {
+      base::notify_failed(base::Error{base::Code::internal, "its process is not visible", "", ""}, EIO);
       return 5;
     }
   }

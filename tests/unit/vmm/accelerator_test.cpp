@@ -52,7 +52,8 @@ TEST(ProbeRom, RunsUnderTcg) {
 
 TEST(ProbeMachine, NamesAMissingQemu) {
   test::TempDir lab;
-  const auto machine = probe_machine("/nonexistent/qemu", AcceleratorChoice::tcg, lab.path());
+  const auto machine =
+      probe_machine("/nonexistent/qemu", AcceleratorChoice::tcg, lab.path(), /*other_users=*/false);
   ASSERT_FALSE(machine);
   EXPECT_NE(machine.error().what().find("/nonexistent/qemu"), std::string::npos);
   EXPECT_FALSE(machine.error().fix.empty());

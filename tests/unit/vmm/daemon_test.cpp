@@ -41,7 +41,9 @@ class Daemon : public testing::Test {
                "#!/bin/sh\n"
                "if [ \"$1\" = --version ]; then echo 'QEMU emulator version 9.9.9'; exit; fi\n"
                "echo started; exec sleep 300\n");
-    fs::permissions(dir / "qemu", fs::perms::owner_all);
+    // VMs run as other users, who have to reach it.
+    fs::permissions(dir / "qemu", fs::perms(0755));
+    fs::permissions(dir.path(), fs::perms(0711));
     // The real one may not be installed.
     lab::write(dir / "seed", std::string(64, 'b'));
     lab::write(dir / "token", "the-token");

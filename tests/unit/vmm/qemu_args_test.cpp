@@ -70,6 +70,56 @@ TEST(QemuArgs, SimulatedUnderOldTcg) {
 -append console=ttyS0 quiet mitigations=off init_on_alloc=0 psi=0 highres=off noreplace-smp initcall_blacklist=jent_mod_init,trace_eval_init,init_kprobe_trace)");
 }
 
+TEST(QemuArgs, FilesGivenOpen) {
+  auto spec = sample(TeeMode::simulated);
+  spec.bios = "/img/ovmf.fd";
+  spec.directory = "/vm/a,b";
+  spec.volumes = {"/vol/a.img"};
+  const auto command = qemu_command(spec);
+  using Access = PassedFile::Access;
+  const std::vector<PassedFile> files = {{"/vm/a,b/serial.log", Access::append, false, 100},
+                                         {"/img/ovmf.fd", Access::read, true, 101},
+                                         {"/img/bzImage", Access::read, true, 102},
+                                         {"/img/initramfs.cpio.gz", Access::read, true, 103},
+                                         {"/img/rootfs.img.parted.verity", Access::read, false, 104},
+                                         {"/vm/a,b/hda.img", Access::write, false, 105},
+                                         {"/vm/a,b/hda.img", Access::read, false, 106},
+                                         {"/vol/a.img", Access::read, false, 107},
+                                         {"/vm/a,b/shared.img", Access::read, false, 108}};
+  EXPECT_EQ(command.files, files);
+  const auto text = joined(command.argv);
+  EXPECT_TRUE(text.starts_with(R"(/usr/bin/qemu-system-x86_64
+-add-fd fd=100,set=100,opaque=/vm/a,,b/serial.log
+-add-fd fd=104,set=104,opaque=/img/rootfs.img.parted.verity
+-add-fd fd=105,set=105,opaque=/vm/a,,b/hda.img
+-add-fd fd=106,set=105,opaque=/vm/a,,b/hda.img
+-add-fd fd=107,set=107,opaque=/vol/a.img
+-add-fd fd=108,set=108,opaque=/vm/a,,b/shared.img
+-name a,,b
+)")) << text;
+  for (const auto* line :
+       {"logfile=/dev/fdset/100,logappend=on\n", "-bios /proc/self/fd/101\n-kernel /proc/self/fd/102\n",
+        "-initrd /proc/self/fd/103\n", "file=/dev/fdset/104,if=none,id=hd0,format=raw,readonly=on\n",
+        "file=/dev/fdset/105,if=none,id=hd1,format=qcow2", "file=/dev/fdset/107,if=none,id=vol0",
+        "file=/dev/fdset/108,if=none,id=hd2,format=raw,readonly=on\n"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << " is not in " << text;
+  }
+  // The same machine otherwise: what is measured is the same.
+  auto without = command.argv;
+  without.erase(without.begin() + 1, without.begin() + 15);
+  EXPECT_EQ(without.size(), qemu_argv(spec).size());
+}
+
+TEST(QemuArgs, LimitsLeaveRoomForQemuItself) {
+  auto spec = sample(TeeMode::simulated);
+  spec.accelerator = {.kvm = true, .old_tcg = false};
+  EXPECT_EQ(qemu_limits(spec), (ResourceLimits{(2048ULL + 64 + 512) << 20U, 162, 300}));
+  spec.accelerator.kvm = false;
+  EXPECT_EQ(qemu_limits(spec).memory_bytes, (2048ULL + 64 + 512 + 1024) << 20U);
+  spec.tee = TeeMode::tdx;
+  EXPECT_EQ(qemu_limits(spec).memory_bytes, (2048ULL + 64 + 512) << 20U);
+}
+
 TEST(QemuArgs, SimulatedOnOtherMachines) {
   auto spec = sample(TeeMode::simulated);
   spec.accelerator = {.kvm = false, .old_tcg = false};

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <condition_variable>
@@ -9,7 +10,9 @@
 
 #include "base/fs.h"
 #include "base/process.h"
+#include "host/cgroup.h"
 #include "unit/temp_dir.h"
+#include "vmm/vm_user.h"
 
 namespace dstack::vmm {
 namespace {
@@ -118,6 +121,108 @@ TEST(VmProcesses, ProcessesOutliveThisProgramAndAreAdopted) {
   EXPECT_EQ(exits.m_pid, record->pid);
   EXPECT_FALSE(exits.m_code) << "not our child: the code is not known";
   ::waitpid(record->pid, nullptr, 0);
+}
+
+// What QEMU could do to its host if its guest broke out of it.
+TEST(VmProcesses, AVmsUserGetsAtItsOwnFilesOnly) {
+  if (!vm_users(/*systemd=*/false).separate) {
+    GTEST_SKIP() << "only root can give a process another user";
+  }
+  test::TempDir lab;
+  ASSERT_TRUE(base::write_file_atomic(lab / "own-disk", "my own disk\n", {.mode = 0600}));
+  ASSERT_TRUE(base::write_file_atomic(lab / "vmm-auth-token", "secret\n", {.mode = 0600}));
+  ASSERT_TRUE(base::make_dirs(lab / "vm/other", 0700));
+  ASSERT_TRUE(base::write_file_atomic(lab / "vm/other/shared.img", "secret\n", {.mode = 0600}));
+  // So that nothing but the files' own modes keeps it out.
+  fs::permissions(lab.path(), fs::perms(0755));
+  auto spec = sample(
+      lab, {"/bin/cat", "/proc/self/status", (lab / "own-disk").string(), (lab / "vmm-auth-token").string(),
+            (lab / "vm/other/shared.img").string(), (lab / "qemu.lock").string(), "/proc/1/environ"});
+  spec.files = {{lab / "own-disk", PassedFile::Access::read, false, 100}};
+  Exits exits;
+  ProcessOptions options;
+  options.separate_users = true;
+  const auto processes = make_vm_processes(std::move(options));
+  processes->on_exit(exits.handler());
+  ASSERT_TRUE(processes->start(spec));
+  ASSERT_TRUE(exits.wait(1));
+  EXPECT_EQ(exits.m_code, 1) << "cat met files that it could not read";
+  const auto out = base::read_file(lab / "stdout.log").value_or("");
+  const auto err = base::read_file(lab / "stderr.log").value_or("");
+  EXPECT_EQ(out.find("secret"), std::string::npos) << out;
+  EXPECT_EQ(out.find("my own disk"), std::string::npos) << "a path is not the way to it: " << out;
+  for (const auto* file : {"own-disk", "vmm-auth-token", "shared.img", "qemu.lock", "environ"}) {
+    EXPECT_NE(err.find(std::string(file) + ": Permission denied"), std::string::npos) << file << ": " << err;
+  }
+  for (const auto* line : {"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n",
+                           "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Groups:\t \n"}) {
+    EXPECT_NE(out.find(line), std::string::npos) << line << " is not in " << out;
+  }
+  const auto uid = std::stoul(out.substr(out.find("Uid:\t") + 5));
+  EXPECT_GE(uid, k_first_vm_uid);
+  EXPECT_LE(uid, k_last_vm_uid);
+
+  // Its own disk it has as an open file.
+  spec.argv = {"/bin/bash", "-c", "exec /bin/cat <&100"};
+  ASSERT_TRUE(processes->start(spec));
+  ASSERT_TRUE(exits.wait(2));
+  EXPECT_EQ(exits.m_code, 0);
+  EXPECT_NE(base::read_file(lab / "stdout.log").value_or("").find("my own disk"), std::string::npos);
+}
+
+TEST(VmProcesses, TwoVmsHaveTwoUsers) {
+  if (!vm_users(/*systemd=*/false).separate) {
+    GTEST_SKIP() << "only root can give a process another user";
+  }
+  test::TempDir lab;
+  test::TempDir other;
+  Exits exits;
+  ProcessOptions options;
+  options.separate_users = true;
+  const auto processes = make_vm_processes(std::move(options));
+  processes->on_exit(exits.handler());
+  auto spec = sample(lab, {"/bin/sleep", "60"});
+  const auto one = processes->start(spec);
+  spec = sample(other, {"/bin/sleep", "60"});
+  spec.vm_id = "vm-2";
+  const auto two = processes->start(spec);
+  ASSERT_TRUE(one && two);
+  struct stat first{};
+  struct stat second{};
+  ASSERT_EQ(::stat(("/proc/" + std::to_string(one->pid)).c_str(), &first), 0);
+  ASSERT_EQ(::stat(("/proc/" + std::to_string(two->pid)).c_str(), &second), 0);
+  EXPECT_NE(first.st_uid, 0U);
+  EXPECT_NE(first.st_uid, second.st_uid);
+  processes->kill("vm-1");
+  processes->kill("vm-2");
+  EXPECT_TRUE(exits.wait(2));
+}
+
+// A VM's process may have started others, and they may have left its session.
+TEST(VmProcesses, KillTakesTheWholeCgroupAndRemovesIt) {
+  const auto mount = host::find_cgroup2_mount();
+  if (!mount) {
+    GTEST_SKIP() << "no cgroup v2 that can be written";
+  }
+  test::TempDir lab;
+  const host::Cgroup root(*mount + "/" + lab.path().filename().string());
+  Exits exits;
+  ProcessOptions options;
+  options.cgroup_root = root.path();
+  const auto processes = make_vm_processes(std::move(options));
+  processes->on_exit(exits.handler());
+  auto spec = sample(lab, {"/bin/bash", "-c", "setsid sleep 60 & echo ready; wait"});
+  spec.limits = {.memory_bytes = 1U << 30U, .tasks = 50, .cpu_percent = 100};
+  ASSERT_TRUE(processes->start(spec));
+  const host::Cgroup cgroup(root.path() + "/vm-1");
+  for (int i = 0; i < 500 && cgroup.pids().size() < 2; ++i) {
+    ::usleep(10'000);
+  }
+  EXPECT_EQ(cgroup.pids().size(), 2U);
+  processes->kill("vm-1");
+  ASSERT_TRUE(exits.wait(1));
+  EXPECT_FALSE(cgroup.exists());
+  EXPECT_TRUE(root.remove());
 }
 
 TEST(ProcessRecord, RoundTripAndBadOnes) {
