@@ -124,6 +124,11 @@ void Command::flag(const std::string& names, bool& target, const std::string& he
   m_impl->app->add_flag(names, target, help);
   m_impl->note(names, help, {}, Values::Kind::none);
 }
+void Command::flag(const std::string& name, std::optional<std::string>& target, const std::string& implied,
+                   const std::string& help) {
+  m_impl->app->add_flag(name + "{" + implied + "}", target, help);
+  m_impl->note(name, help, {}, Values::Kind::none);
+}
 void Command::option(const std::string& names, std::string& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(m_impl->app->add_option(names, target, help)->type_name(value_name(names)), default_text);

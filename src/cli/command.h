@@ -35,6 +35,9 @@ class Command {
                 std::vector<std::string> aliases = {});
 
   void flag(const std::string& names, bool& target, const std::string& help);
+  // A flag that may carry a value, "--wait" or "--wait=60"; `implied` is what it means without one.
+  void flag(const std::string& name, std::optional<std::string>& target, const std::string& implied,
+            const std::string& help);
   void option(const std::string& names, std::string& target, const std::string& help,
               const std::string& default_text = {});
   void option(const std::string& names, std::optional<std::string>& target, const std::string& help,

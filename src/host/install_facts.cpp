@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include "base/format.h"
+#include "base/fs.h"
 #include "base/process.h"
 #include "host/install_plan.h"
 #include "host/render.h"
@@ -48,6 +49,36 @@ Result<std::optional<Image>> choose_image(const InstallOptions& options, const I
   return all.empty() ? std::optional<Image>() : std::optional(std::move(all.back()));
 }
 
+void read_state(InstallFacts& facts) {
+  auto state = load_state(facts.layout.state_file());
+  if (state && !*state) {
+    auto last = load_state(facts.layout.last_state_file());
+    if (last) {
+      facts.last = std::move(*last);
+    } else {
+      facts.state_problem = std::move(last).error();
+    }
+  } else if (state) {
+    facts.state = std::move(*state);
+  } else {
+    facts.state_problem = std::move(state).error();
+  }
+}
+
+// "auto" is what is installed, else what the processor offers.
+void settle_platform(std::optional<PlatformKind> wanted, InstallFacts& facts) {
+  if (!wanted && facts.state) {
+    const auto installed = parse_platform(facts.state->platform);
+    wanted = installed ? *installed : std::nullopt;
+  }
+  facts.platform = wanted ? wanted : detect_platform(base::read_file("/proc/cpuinfo").value_or(""));
+  if (auto chosen = choose_platform(facts.platform); !chosen) {
+    facts.platform_problem = std::move(chosen).error();
+  }
+}
+
+}  // namespace
+
 std::string kms_image_reference(const InstallOptions& options, const InstallFacts& facts) {
   if (options.kms_image) {
     return *options.kms_image;
@@ -56,20 +87,19 @@ std::string kms_image_reference(const InstallOptions& options, const InstallFact
   return known && !known->kms_image.empty() ? known->kms_image : "localhost/dstack-kms:" DSTACK_VERSION;
 }
 
-}  // namespace
-
 Result<InstallFacts> gather_facts(const InstallOptions& options) {
   InstallFacts facts;
   facts.root = ::geteuid() == 0;
   DS_TRY(const auto wanted, parse_platform(options.platform));
   DS_TRY(facts.layout, Layout::make(options.prefix));
   DS_TRY(facts.instance, instance_name(options.instance, options.prefix));
-  DS_TRY(facts.state, load_state(facts.layout.state_file()));
-  if (!facts.state) {
-    DS_TRY(facts.last, load_state(facts.layout.last_state_file()));
+  read_state(facts);
+  settle_platform(wanted, facts);
+  if (auto image = choose_image(options, facts)) {
+    facts.image = std::move(*image);
+  } else {
+    facts.image_problem = std::move(image).error();
   }
-  DS_TRY(facts.platform, choose_platform(wanted));
-  DS_TRY(facts.image, choose_image(options, facts));
   if (!options.no_kms) {
     DS_TRY(const auto index, VolumeIndex::load(facts.layout.state));
     if (const auto* volume = index.find_by_image(kms_image_reference(options, facts))) {

@@ -11,42 +11,10 @@ using base::Result;
 
 namespace {
 
-constexpr std::uint64_t k_least_memory_mib = 1500;
-constexpr std::uint64_t k_least_disk_mib = 2048;
-
-std::unexpected<base::Error> unmet(std::string message, std::string fix) {
-  return base::fail(Code::preflight, std::move(message), std::move(fix));
-}
-
-Result<> check_host(const InstallFacts& facts) {
-  if (!facts.root) {
-    return base::fail(Code::not_root, "dstackup install needs root", "run it with sudo");
-  }
-  for (const auto& [name, path] :
-       {std::pair{"dstack-vmm", facts.vmm_program}, std::pair{"dstack-auth", facts.auth_program}}) {
-    if (path.empty()) {
-      return unmet(base::format("{} is not in {}", name, facts.program_directory.string()),
-                   "name the directory that holds the programs with --bin-dir");
-    }
-  }
-  if (facts.qemu.empty()) {
-    return unmet("QEMU is not installed",
-                 "apt-get install qemu-system-x86 qemu-utils, or name the program with --qemu");
-  }
-  if (facts.memory_mib && *facts.memory_mib < k_least_memory_mib) {
-    return unmet(base::format("only {} MiB of memory are available, {} are needed", *facts.memory_mib,
-                              k_least_memory_mib),
-                 "stop something, or use a larger machine");
-  }
-  if (facts.disk_mib && *facts.disk_mib < k_least_disk_mib) {
-    return unmet(base::format("only {} MiB are free for {}, {} are needed", *facts.disk_mib,
-                              facts.layout.state.string(), k_least_disk_mib),
-                 "free some space, or install elsewhere with --prefix");
-  }
-  return {};
-}
-
 Result<> check_image(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  if (facts.image_problem) {
+    return base::fail(*facts.image_problem);
+  }
   if (!facts.image) {
     if (options.no_kms) {
       plan.warnings.emplace_back(
@@ -111,54 +79,22 @@ Number first_of(const std::optional<Number>& flag, const std::optional<InstallSt
 }
 
 Result<> choose_ports(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
-  const auto& known = facts.state ? facts.state : facts.last;
-  plan.dashboard_port = first_of<std::uint16_t>(
-      options.dashboard_port, known, [](const InstallState& s) { return s.dashboard_port(); },
-      k_default_dashboard_port);
-  plan.auth_port = first_of<std::uint16_t>(
-      options.auth_port, known, [](const InstallState& s) { return s.auth_port; }, k_default_auth_port);
-  plan.host_api_port = first_of<std::uint16_t>(
-      options.host_api_port, known, [](const InstallState& s) { return s.host_api_port; },
-      k_default_host_api_port);
-  if (!options.no_kms) {
-    plan.kms_port =
-        first_of<std::uint16_t>(options.kms_port, known, [](const InstallState& s) { return s.kms_port; }, 0);
-    if (plan.kms_port == 0) {
-      DS_TRY(plan.kms_port,
-             pick_host_port(k_first_kms_port, {plan.dashboard_port, plan.auth_port, plan.host_api_port},
-                            facts.port_is_free));
-    }
-  }
-  const auto kept = [&](std::uint16_t port, std::uint16_t (*get)(const InstallState&), bool running) {
-    return facts.state && running && get(*facts.state) == port;
-  };
-  std::vector<PlannedPort> ports = {
-      {"--dashboard-port", "127.0.0.1", plan.dashboard_port,
-       kept(
-           plan.dashboard_port, [](const InstallState& s) { return s.dashboard_port(); }, facts.vmm_running)},
-      {"--auth-port", "127.0.0.1", plan.auth_port,
-       kept(
-           plan.auth_port, [](const InstallState& s) { return s.auth_port; }, facts.auth_running)},
-      {"--host-api-port", "127.0.0.1", plan.host_api_port,
-       kept(
-           plan.host_api_port, [](const InstallState& s) { return s.host_api_port; }, facts.vmm_running)},
-  };
-  if (plan.kms_port != 0) {
-    if (plan.kms_port > k_last_host_port) {
-      return base::fail(
-          Code::invalid_argument,
-          base::format("--kms-port {} is outside the ports that VMs may be published on", plan.kms_port),
-          base::format("choose a port from {} to {}", k_first_host_port, k_last_host_port));
-    }
-    ports.push_back(
-        {"--kms-port", "127.0.0.1", plan.kms_port,
-         kept(plan.kms_port, [](const InstallState& s) { return s.kms_port; }, facts.kms_running)});
-  }
+  DS_TRY(const auto ports, plan_ports(options, facts));
+  plan.dashboard_port = ports.dashboard;
+  plan.auth_port = ports.auth;
+  plan.host_api_port = ports.host_api;
+  plan.kms_port = ports.kms;
   if (options.kms_port && *options.kms_port == 0 && !options.no_kms) {
     return base::fail(Code::invalid_argument, "--kms-port 0 is not usable",
                       "choose a port between 1 and 65535");
   }
-  return check_ports(ports, facts.port_is_free);
+  if (plan.kms_port > k_last_host_port) {
+    return base::fail(
+        Code::invalid_argument,
+        base::format("--kms-port {} is outside the ports that VMs may be published on", plan.kms_port),
+        base::format("choose a port from {} to {}", k_first_host_port, k_last_host_port));
+  }
+  return check_port_numbers(ports.all);
 }
 
 Result<> choose_cids(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
@@ -177,10 +113,7 @@ Result<> choose_kms(const InstallOptions& options, const InstallFacts& facts, In
   if (options.no_kms) {
     return {};
   }
-  const auto& known = facts.state ? facts.state : facts.last;
-  plan.kms_image = options.kms_image                    ? *options.kms_image
-                   : known && !known->kms_image.empty() ? known->kms_image
-                                                        : "localhost/dstack-kms:" DSTACK_VERSION;
+  plan.kms_image = kms_image_reference(options, facts);
   DS_CHECK(check_image_reference(plan.kms_image));
   plan.kms_volumes = facts.kms_volumes;
   if (!facts.kms_image_in_volume) {
@@ -228,18 +161,60 @@ void fill_state(const InstallOptions& options, const InstallFacts& facts, Instal
 
 }  // namespace
 
+Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& facts) {
+  const auto& known = facts.state ? facts.state : facts.last;
+  using Get = std::uint16_t (*)(const InstallState&);
+  const Get dashboard = [](const InstallState& s) { return s.dashboard_port(); };
+  const Get auth = [](const InstallState& s) { return s.auth_port; };
+  const Get host_api = [](const InstallState& s) { return s.host_api_port; };
+  const Get kms = [](const InstallState& s) { return s.kms_port; };
+  const auto ours = [&](std::uint16_t port, Get get, bool running) {
+    return facts.state && running && get(*facts.state) == port;
+  };
+  PortPlan out;
+  out.dashboard = first_of<std::uint16_t>(options.dashboard_port, known, dashboard, k_default_dashboard_port);
+  out.auth = first_of<std::uint16_t>(options.auth_port, known, auth, k_default_auth_port);
+  out.host_api = first_of<std::uint16_t>(options.host_api_port, known, host_api, k_default_host_api_port);
+  const std::string loopback = "127.0.0.1";
+  out.all = {{"--dashboard-port", loopback, out.dashboard, ours(out.dashboard, dashboard, facts.vmm_running)},
+             {"--auth-port", loopback, out.auth, ours(out.auth, auth, facts.auth_running)},
+             {"--host-api-port", loopback, out.host_api, ours(out.host_api, host_api, facts.vmm_running)}};
+  if (facts.platform == PlatformKind::tdx) {
+    out.key_provider = options.key_provider_port.value_or(k_default_key_provider_port);
+    const bool own_project = known && known->kp_own_project == base::format("dstack-kp-{}", out.key_provider);
+    out.all.push_back({"--key-provider-port", loopback, out.key_provider, own_project});
+  }
+  if (!options.no_kms) {
+    out.kms = first_of<std::uint16_t>(options.kms_port, known, kms, 0);
+    if (out.kms == 0) {
+      std::vector<std::uint16_t> taken;
+      for (const auto& port : out.all) {
+        taken.push_back(port.port);
+      }
+      DS_TRY(out.kms, pick_host_port(k_first_kms_port, taken, facts.port_is_free));
+    }
+    out.all.push_back({"--kms-port", loopback, out.kms, ours(out.kms, kms, facts.kms_running)});
+  }
+  return out;
+}
+
 Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts& facts) {
   InstallPlan plan;
   plan.layout = facts.layout;
   plan.instance = facts.instance;
-  plan.platform = to_string(facts.platform);
+  if (facts.state_problem) {
+    return base::fail(*facts.state_problem);
+  }
+  if (facts.platform_problem) {
+    return base::fail(*facts.platform_problem);
+  }
+  plan.platform = facts.platform ? to_string(*facts.platform) : "";
   plan.vmm_unit = unit_name("dstack-vmm", facts.instance);
   plan.auth_unit = unit_name("dstack-auth", facts.instance);
   plan.qemu = facts.qemu;
   plan.vmm_program = facts.vmm_program;
   plan.auth_program = facts.auth_program;
   plan.cgroup_root = facts.cgroup_root;
-  DS_CHECK(check_host(facts));
   if (facts.state) {
     if (facts.state->platform != plan.platform) {
       return base::fail(Code::invalid_argument,

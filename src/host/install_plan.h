@@ -25,7 +25,7 @@ struct InstallOptions {
   std::optional<std::string> instance;
   std::string platform = "auto";
   std::optional<std::string> image;
-  std::optional<std::uint16_t> dashboard_port, auth_port, host_api_port, kms_port;
+  std::optional<std::uint16_t> dashboard_port, auth_port, host_api_port, kms_port, key_provider_port;
   std::optional<std::uint32_t> cid_start;
   std::optional<std::string> kms_image;
   bool no_kms = false;
@@ -38,16 +38,19 @@ inline constexpr std::uint16_t k_default_dashboard_port = 9080;
 inline constexpr std::uint16_t k_default_auth_port = 8001;
 inline constexpr std::uint16_t k_default_host_api_port = 10000;
 inline constexpr std::uint16_t k_first_kms_port = 12443;  // the first free one from here
+inline constexpr std::uint16_t k_default_key_provider_port = 3443;
 
 // What the host looks like. gather_facts() fills it; tests make their own.
 struct InstallFacts {
   bool root = false;
   Layout layout;
   std::string instance;
-  std::optional<InstallState> state;  // of the running installation
-  std::optional<InstallState> last;   // of one that was taken down without --purge
-  PlatformKind platform = PlatformKind::simulated;
-  std::optional<Image> image;                  // chosen
+  std::optional<InstallState> state;     // of the running installation
+  std::optional<InstallState> last;      // of one that was taken down without --purge
+  std::optional<PlatformKind> platform;  // asked for, installed or found; nullopt: there is none
+  std::optional<Image> image;            // chosen
+  // Why there is no usable platform, record or image. A plan fails with them; doctor goes on.
+  std::optional<base::Error> platform_problem, state_problem, image_problem;
   std::vector<app::VerityVolume> kms_volumes;  // that hold the KMS image
   bool kms_image_in_volume = false;
   std::filesystem::path auth_program, vmm_program;  // empty = not found
@@ -60,9 +63,21 @@ struct InstallFacts {
   PortTest port_is_free = host::port_is_free;
   std::string cgroup_root;  // for VMs, "" = none
 };
-// Reads only. Fails on what makes planning impossible: bad paths, a corrupt state file, an unknown or missing
-// platform, an image that was named and does not exist.
+// Reads only. Fails on flags that mean nothing: bad paths and names.
 base::Result<InstallFacts> gather_facts(const InstallOptions& options);
+
+// The KMS's container image: asked for, installed, or the default.
+std::string kms_image_reference(const InstallOptions& options, const InstallFacts& facts);
+
+// The TCP ports of the installation: what the flags say, else what is installed, else the defaults; the KMS's
+// may be picked.
+struct PortPlan {
+  std::uint16_t dashboard = 0, auth = 0, host_api = 0;
+  std::uint16_t kms = 0;           // 0 = no KMS
+  std::uint16_t key_provider = 0;  // 0 = the platform needs none
+  std::vector<PlannedPort> all;
+};
+base::Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& facts);
 
 struct InstallPlan {
   Layout layout;
@@ -82,7 +97,8 @@ struct InstallPlan {
   InstallState state;  // as it will be written; KMS id and pin are carried over
   std::vector<std::string> warnings;
 };
-// Every check that needs no side effect. The error names the flag and the fix.
+// What does not follow from the flags and what is installed is refused; the error names the flag and the fix.
+// What the host lacks is for the checks in host/doctor.h.
 base::Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts& facts);
 
 }  // namespace dstack::host

@@ -8,6 +8,7 @@
 #include "attest/ra_tls.h"
 #include "base/bytes.h"
 #include "base/format.h"
+#include "base/fs.h"
 #include "crypto/hash.h"
 #include "crypto/x509.h"
 #include "host/render.h"
@@ -40,6 +41,23 @@ Result<> check_issuer(const crypto::Certificate& leaf, std::string_view ca_pem, 
 }
 
 }  // namespace
+
+Result<attest::TrustAnchors> trust_anchors(const Layout& layout, const std::string& platform) {
+  if (platform != "simulated") {
+    return attest::TrustAnchors();
+  }
+  DS_TRY(const auto root, base::read_file(layout.simulated_root()));
+  return attest::TrustAnchors::insecure_simulated(root);
+}
+
+Result<KmsExpectation> kms_expectation(const Layout& layout, const InstallState& state) {
+  KmsExpectation expected;
+  expected.port = state.kms_port;
+  expected.connect_timeout = expected.timeout = std::chrono::seconds(2);
+  DS_TRY(expected.anchors, trust_anchors(layout, state.platform));
+  DS_TRY(expected.pinned_ca_pem, base::read_file(state.kms_ca_cert));
+  return expected;
+}
 
 Result<attest::Verdict> check_kms_leaf(base::ByteView leaf_der, const KmsExpectation& expected,
                                        std::int64_t now) {

@@ -7,6 +7,8 @@
 
 #include "attest/verifier.h"
 #include "base/result.h"
+#include "host/layout.h"
+#include "host/state.h"
 
 namespace dstack::host {
 
@@ -19,6 +21,12 @@ struct KmsExpectation {
   std::chrono::milliseconds connect_timeout{2'000};
   std::chrono::milliseconds timeout{10'000};
 };
+
+// Whom the KMS's evidence may chain to on this installation's platform.
+base::Result<attest::TrustAnchors> trust_anchors(const Layout& layout, const std::string& platform);
+// What the KMS of an installation must prove once its root is kept, within two seconds. Reads the root
+// certificates.
+base::Result<KmsExpectation> kms_expectation(const Layout& layout, const InstallState& state);
 
 struct KmsContact {
   std::string ca_pem;     // root CA

@@ -41,8 +41,7 @@ Result<std::optional<PlatformKind>> parse_platform(std::string_view text) {
                     "use auto, tdx, amd-sev-snp or simulated");
 }
 
-std::optional<PlatformKind> detect_platform(std::string_view cpuinfo) {
-  bool tdx = false;
+bool has_cpu_flag(std::string_view cpuinfo, std::string_view flag) {
   std::istringstream lines{std::string(cpuinfo)};
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with("flags")) {
@@ -50,13 +49,19 @@ std::optional<PlatformKind> detect_platform(std::string_view cpuinfo) {
     }
     std::istringstream words(line);
     for (std::string word; words >> word;) {
-      if (word == "sev_snp") {
-        return PlatformKind::amd_sev_snp;
+      if (word == flag) {
+        return true;
       }
-      tdx |= word == "tdx_host_platform";
     }
   }
-  return tdx ? std::optional(PlatformKind::tdx) : std::nullopt;
+  return false;
+}
+
+std::optional<PlatformKind> detect_platform(std::string_view cpuinfo) {
+  if (has_cpu_flag(cpuinfo, "sev_snp")) {
+    return PlatformKind::amd_sev_snp;
+  }
+  return has_cpu_flag(cpuinfo, "tdx_host_platform") ? std::optional(PlatformKind::tdx) : std::nullopt;
 }
 
 Result<PlatformKind> choose_platform(std::optional<PlatformKind> wanted, const std::filesystem::path& proc) {

@@ -17,6 +17,8 @@ std::string_view to_string(PlatformKind kind);
 // "tdx", "amd-sev-snp", "sev-snp", "snp", "simulated"; "auto" gives nullopt. Code::invalid_argument else.
 base::Result<std::optional<PlatformKind>> parse_platform(std::string_view text);
 
+// Whether a flags line of a cpuinfo text has the word.
+bool has_cpu_flag(std::string_view cpuinfo, std::string_view flag);
 // From the flags lines of a cpuinfo text: sev_snp, else tdx_host_platform, else nothing.
 std::optional<PlatformKind> detect_platform(std::string_view cpuinfo);
 

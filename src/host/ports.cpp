@@ -98,7 +98,7 @@ std::optional<std::string> who_listens(std::uint16_t port, const std::filesystem
   return std::nullopt;
 }
 
-Result<> check_ports(const std::vector<PlannedPort>& plan, const PortTest& is_free) {
+Result<> check_port_numbers(const std::vector<PlannedPort>& plan) {
   for (const auto& port : plan) {
     if (port.port == 0) {
       return base::fail(Code::invalid_argument, port.flag + " 0 is not usable",
@@ -115,20 +115,22 @@ Result<> check_ports(const std::vector<PlannedPort>& plan, const PortTest& is_fr
       }
     }
   }
+  return {};
+}
+
+Result<std::vector<BusyPort>> find_busy_ports(const std::vector<PlannedPort>& plan, const PortTest& is_free,
+                                              const std::filesystem::path& proc) {
+  std::vector<BusyPort> out;
   for (const auto& port : plan) {
-    if (port.ours) {
+    if (port.ours || port.port == 0) {
       continue;
     }
     DS_TRY(const bool free, is_free(port.ip, port.port));
     if (!free) {
-      const auto holder = who_listens(port.port);
-      return base::fail(
-          Code::address_in_use,
-          base::format("port {}:{} is in use{}", port.ip, port.port, holder ? " by " + *holder : ""),
-          base::format("choose another port with {}, or stop what uses it", port.flag));
+      out.push_back({port, who_listens(port.port, proc).value_or("")});
     }
   }
-  return {};
+  return out;
 }
 
 Result<std::uint16_t> pick_host_port(std::uint16_t first, const std::vector<std::uint16_t>& taken,

@@ -31,9 +31,16 @@ struct PlannedPort {
   std::uint16_t port = 0;
   bool ours = false;  // our own running service holds it: not tested
 };
-// Port 0, two flags with one port on overlapping addresses (Code::port_conflict, names both flags), busy
-// ports (Code::address_in_use, names flag and holder).
-base::Result<> check_ports(const std::vector<PlannedPort>& plan, const PortTest& is_free = port_is_free);
+// Port 0, and two flags with one port on overlapping addresses (Code::port_conflict, names both flags).
+base::Result<> check_port_numbers(const std::vector<PlannedPort>& plan);
+// Those that something else holds already.
+struct BusyPort {
+  PlannedPort port;
+  std::string holder;  // as from who_listens(), "" = unknown
+};
+base::Result<std::vector<BusyPort>> find_busy_ports(const std::vector<PlannedPort>& plan,
+                                                    const PortTest& is_free = port_is_free,
+                                                    const std::filesystem::path& proc = "/proc");
 
 // The first free port on 127.0.0.1 from `first` up to k_last_host_port that is not in `taken`.
 base::Result<std::uint16_t> pick_host_port(std::uint16_t first, const std::vector<std::uint16_t>& taken,

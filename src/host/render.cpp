@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/format.h"
+#include "host/ports.h"
 
 namespace dstack::host {
 
@@ -85,9 +86,10 @@ std::string render_vmm_toml(const VmmConfigValues& v) {
   out +=
       "\n[cvm.networking]\nmode = \"user\"\nnet = \"10.0.2.0/24\"\ndhcp_start = \"10.0.2.10\"\nrestrict = "
       "false\n"
-      "\n[cvm.port_mapping]\nenabled = true\naddress = \"127.0.0.1\"\n"
-      "range = [{ protocol = \"tcp\", from = 1, to = 20000 }]\n"
-      "\n[cvm.auto_restart]\nenabled = true\n";
+      "\n[cvm.port_mapping]\nenabled = true\naddress = \"127.0.0.1\"\n";
+  out += base::format("range = [{{ protocol = \"tcp\", from = {}, to = {} }}]\n", k_first_host_port,
+                      k_last_host_port);
+  out += "\n[cvm.auto_restart]\nenabled = true\n";
   out += base::format("\n[auth]\nenabled = true\ntoken_file = {}\n", quoted(l.token_file()));
   out += base::format("\n[host_api]\nident = \"dstack VMM\"\naddress = \"127.0.0.1\"\nport = {}\n",
                       v.host_api_port);

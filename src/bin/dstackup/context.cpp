@@ -1,6 +1,9 @@
 #include "context.h"
 
+#include <algorithm>
+
 #include "base/bytes.h"
+#include "base/format.h"
 #include "base/fs.h"
 
 namespace dstack::dstackup {
@@ -30,12 +33,18 @@ base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::La
   return host::open_service_manager(options);
 }
 
-base::Result<attest::TrustAnchors> trust_anchors(const host::Layout& layout, const std::string& platform) {
-  if (platform != "simulated") {
-    return attest::TrustAnchors();
-  }
-  DS_TRY(const auto root, base::read_file(layout.simulated_root()));
-  return attest::TrustAnchors::insecure_simulated(root);
+base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state) {
+  DS_TRY(const auto vmm, open_vmm(layout, state));
+  DS_TRY(const auto vms, vmm.vms(/*brief=*/true));
+  const auto running = std::ranges::count_if(vms, [](const auto& vm) { return vm.status() == "running"; });
+  return base::format("{} VMs, {} running", vms.size(), running);
+}
+
+host::Probe host_probe(host::ServiceManager& services) {
+  auto probe = host::machine_probe();
+  host::add_services(probe, services);
+  probe.ask_vmm = ask_vmm;
+  return probe;
 }
 
 int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb) {

@@ -6,12 +6,12 @@
 #include <optional>
 #include <string>
 
-#include "attest/verifier.h"
 #include "base/result.h"
 #include "cli/command.h"
 #include "cli/streams.h"
 #include "client/vmm_client.h"
 #include "host/layout.h"
+#include "host/probe.h"
 #include "host/service_manager.h"
 #include "host/state.h"
 
@@ -25,8 +25,10 @@ base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::La
                                                                   const std::string& instance,
                                                                   bool may_start);
 
-// Whom the KMS's evidence may chain to on this installation's platform.
-base::Result<attest::TrustAnchors> trust_anchors(const host::Layout& layout, const std::string& platform);
+// How many VMs there are and run, for people. Waits a few seconds at most.
+base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state);
+// The machine as doctor's checks see it. `services` must outlive it.
+host::Probe host_probe(host::ServiceManager& services);
 
 // Runs a verb's function: an error is printed (as JSON with `json`) and becomes the exit code.
 int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb);

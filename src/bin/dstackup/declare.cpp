@@ -4,6 +4,7 @@ namespace dstack::dstackup {
 
 void declare(cli::Command& program, const cli::Streams& streams) {
   add_install(program, streams);
+  add_doctor(program, streams);
   add_status(program, streams);
   add_image(program, streams);
   add_volume(program, streams);

@@ -9,6 +9,7 @@
 #include "host/install_plan.h"
 #include "host/install_steps.h"
 #include "kms_stage.h"
+#include "preflight.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -21,6 +22,7 @@ namespace {
 struct Flags {
   host::InstallOptions options;
   std::optional<std::string> dashboard_port, auth_port, host_api_port, kms_port, cid_start;
+  std::vector<std::string> ignored_checks;
   bool dry_run = false;
   bool json = false;
 };
@@ -54,17 +56,30 @@ Result<host::InstallOptions> parse(const Flags& flags) {
 struct Planned {
   host::InstallFacts facts;
   host::InstallPlan plan;
+  std::vector<host::CheckResult> checks;
 };
 
 // Everything that can be known before the first side effect.
-Result<Planned> preflight(const host::InstallOptions& options) {
-  DS_TRY(auto facts, host::gather_facts(options));
-  DS_TRY(auto plan, host::make_plan(options, facts));
+Result<Planned> preflight(const Flags& flags, const host::InstallOptions& options,
+                          const cli::Streams& streams) {
+  DS_TRY(auto look, look_at_host(options, flags.ignored_checks));
+  auto& facts = look.facts;
+  if (!flags.json && !flags.dry_run) {
+    print_findings(streams, look.checks);
+  }
+  if (!flags.dry_run) {
+    DS_CHECK(host::require_no_failure(look.checks));
+  }
+  auto made = host::make_plan(options, facts);
+  if (!made && flags.dry_run) {
+    DS_CHECK(host::require_no_failure(look.checks));
+  }
+  DS_TRY(auto plan, std::move(made));
   const bool known_image = facts.state && facts.state->os_image_hash == plan.os_image_hash;
   if (facts.image && !facts.image->os_image_hash.empty() && !known_image) {
     DS_CHECK(host::verify_image_digest(*facts.image));
   }
-  return Planned{std::move(facts), std::move(plan)};
+  return Planned{std::move(facts), std::move(plan), std::move(look.checks)};
 }
 
 Result<base::FileLock> take_lock(const host::Layout& layout) {
@@ -110,13 +125,15 @@ void print_summary(const cli::Streams& streams, const host::InstallPlan& plan, b
 Result<int> install(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(const auto options, parse(flags));
   cli::Progress progress(streams, flags.json);
-  DS_TRY(auto planned, preflight(options));
+  DS_TRY(auto planned, preflight(flags, options, streams));
   auto* plan = &planned.plan;
   DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run));
   host::InstallContext context{*plan, *services};
   if (flags.dry_run) {
     const auto steps = host::install_steps(context);
-    streams.out << (flags.json ? host::plan_as_json(*plan, steps) + "\n" : host::plan_as_text(*plan, steps));
+    streams.out << (flags.json ? with_checks_as_json(host::plan_as_json(*plan, steps), planned.checks) + "\n"
+                               : with_checks_as_text(host::plan_as_text(*plan, steps), planned.checks));
+    DS_CHECK(host::require_no_failure(planned.checks));
     return cli::k_exit_ok;
   }
   DS_CHECK(host::ensure_state_directory(plan->layout));
@@ -127,7 +144,7 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   };
   if (text(now) != text(planned.facts.state)) {
     // Another install finished between our look and our lock.
-    DS_TRY(auto again, preflight(options));
+    DS_TRY(auto again, preflight(flags, options, streams));
     planned = std::move(again);
   }
   for (const auto& warning : plan->warnings) {
@@ -187,6 +204,8 @@ void add_install(cli::Command& program, const cli::Streams& streams) {
   verb.flag("--allow-unpinned-image", o.allow_unpinned_image, "release keys to any guest image");
   verb.option("--qemu", o.qemu, "QEMU program", "qemu-system-x86_64");
   verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
+  verb.option("--ignore-preflight-errors", flags->ignored_checks,
+              "checks whose failure is only a warning, a,b or all; dstackup doctor names them");
   verb.flag("--dry-run", flags->dry_run, "print what would be done and touch nothing");
   verb.flag("-j,--json", flags->json, "print the result as JSON");
   verb.exclude("--no-kms", "--kms-port");

@@ -199,7 +199,7 @@ Result<bool> bring_up_kms(const KmsStage& stage) {
   }
   host::KmsExpectation expected;
   expected.port = stage.plan.kms_port;
-  DS_TRY(expected.anchors, trust_anchors(stage.plan.layout, stage.plan.platform));
+  DS_TRY(expected.anchors, host::trust_anchors(stage.plan.layout, stage.plan.platform));
   std::string id;
   if (existing) {
     id = existing->id();

@@ -10,6 +10,7 @@ namespace dstack::dstackup {
 void declare(cli::Command& program, const cli::Streams& streams);
 
 void add_install(cli::Command& program, const cli::Streams& streams);
+void add_doctor(cli::Command& program, const cli::Streams& streams);
 void add_status(cli::Command& program, const cli::Streams& streams);
 void add_destroy(cli::Command& program, const cli::Streams& streams);
 void add_image(cli::Command& program, const cli::Streams& streams);   // image build|list|rm

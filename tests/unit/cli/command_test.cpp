@@ -24,6 +24,7 @@ class CommandTest : public testing::Test {
   std::uint32_t m_memory = 2048;
   std::uint16_t m_port = 1;
   std::vector<std::string> m_ports;
+  std::optional<std::string> m_wait;
   std::string m_ran;
 
   int run(std::vector<const char*> arguments) {
@@ -44,6 +45,7 @@ class CommandTest : public testing::Test {
     std::string id;
     info.option("ID", id, "the app");
     info.require("ID");
+    info.flag("--wait", m_wait, "300", "wait for it");
     info.action([&] {
       m_ran = "info " + id;
       return 0;
@@ -123,6 +125,16 @@ TEST_F(CommandTest, UsageErrorsExitWithTwoAndNameTheHelp) {
   }
   run({"deploy", "--nonsense"});
   EXPECT_THAT(m_err.str(), HasSubstr("prog deploy --help"));
+}
+
+TEST_F(CommandTest, AFlagMayCarryAValue) {
+  EXPECT_EQ(run({"info", "x"}), 0);
+  EXPECT_EQ(m_wait, std::nullopt);
+  EXPECT_EQ(run({"info", "--wait", "x"}), 0);
+  EXPECT_EQ(m_wait, "300");
+  EXPECT_EQ(m_ran, "info x") << "the word after it is not its value";
+  EXPECT_EQ(run({"info", "--wait=60", "x"}), 0);
+  EXPECT_EQ(m_wait, "60");
 }
 
 TEST_F(CommandTest, NoVerbPrintsHelpOnErr) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "unit/temp_dir.h"
@@ -21,6 +23,7 @@ InstallFacts good() {
   facts.root = true;
   facts.layout = *Layout::make("/opt/d");
   facts.instance = "d-1";
+  facts.platform = PlatformKind::simulated;
   facts.image = Image{};
   facts.image->name = "dstack-0.1.0";
   facts.image->os_image_hash = std::string(64, 'a');
@@ -79,22 +82,18 @@ TEST(InstallPlan, Defaults) {
   EXPECT_EQ(plan->state.cid_start, 1000U);
 }
 
-TEST(InstallPlan, HostRequirements) {
+// Whatever checks were ignored: without these there is nothing to plan.
+TEST(InstallPlan, ProblemsOfTheFacts) {
+  const auto problem = [](base::Code code) { return base::Error{code, "this is broken", {}, "mend it"}; };
   auto facts = good();
-  facts.root = false;
-  expect_refused(options(), facts, base::Code::not_root, "sudo");
+  facts.platform_problem = problem(base::Code::no_platform);
+  expect_refused(options(), facts, base::Code::no_platform, "broken");
   facts = good();
-  facts.qemu.clear();
-  expect_refused(options(), facts, base::Code::preflight, "qemu-system-x86");
+  facts.state_problem = problem(base::Code::state_corrupt);
+  expect_refused(options(), facts, base::Code::state_corrupt, "broken");
   facts = good();
-  facts.vmm_program.clear();
-  expect_refused(options(), facts, base::Code::preflight, "dstack-vmm");
-  facts = good();
-  facts.memory_mib = 100;
-  expect_refused(options(), facts, base::Code::preflight, "memory");
-  facts = good();
-  facts.disk_mib = 100;
-  expect_refused(options(), facts, base::Code::preflight, "/opt/d/var/lib/dstack");
+  facts.image_problem = problem(base::Code::image_not_found);
+  expect_refused(options(), facts, base::Code::image_not_found, "broken");
 }
 
 // spec/host.md section 1.6: fail closed.
@@ -133,8 +132,6 @@ TEST(InstallPlan, KmsImage) {
 
 TEST(InstallPlan, Ports) {
   auto facts = good();
-  facts.port_is_free = busy({8001});
-  expect_refused(options(), facts, base::Code::address_in_use, "--auth-port");
   facts.port_is_free = busy({12443, 12444});
   EXPECT_EQ(make_plan(options(), facts)->kms_port, 12445);
   auto o = options();
@@ -159,10 +156,47 @@ TEST(InstallPlan, RerunKeepsWhatThereIs) {
   EXPECT_EQ(plan->kms_port, 12443);
 }
 
-TEST(InstallPlan, RerunSeesThatAnotherTookThePort) {
+// spec/host.md section 1.5: a port is only ours while our own service runs.
+TEST(InstallPlan, PortsOfOursAreOursWhileTheirServiceRuns) {
+  const auto ours = [](const InstallOptions& o, const InstallFacts& facts) {
+    std::set<std::string> out;
+    const auto ports = plan_ports(o, facts);
+    for (const auto& port : ports->all) {
+      if (port.ours) {
+        out.insert(port.flag);
+      }
+    }
+    return out;
+  };
+  using Flags = std::set<std::string>;
   auto facts = installed();
+  EXPECT_EQ(ours(options(), facts),
+            (Flags{"--dashboard-port", "--auth-port", "--host-api-port", "--kms-port"}));
   facts.vmm_running = false;
-  expect_refused(options(), facts, base::Code::address_in_use, "--dashboard-port");
+  EXPECT_EQ(ours(options(), facts), (Flags{"--auth-port", "--kms-port"}));
+  facts.auth_running = facts.kms_running = false;
+  EXPECT_EQ(ours(options(), facts), Flags{});
+  facts = installed();
+  auto o = options();
+  o.dashboard_port = 9090;
+  EXPECT_EQ(ours(o, facts), (Flags{"--auth-port", "--host-api-port", "--kms-port"}))
+      << "a new port is not ours";
+}
+
+TEST(InstallPlan, KeyProviderPortOnTdx) {
+  auto facts = good();
+  EXPECT_EQ(plan_ports(options(), facts)->key_provider, 0);
+  facts.platform = PlatformKind::tdx;
+  auto ports = plan_ports(options(), facts);
+  EXPECT_EQ(ports->key_provider, 3443);
+  EXPECT_FALSE(std::ranges::find(ports->all, "--key-provider-port", &PlannedPort::flag)->ours);
+  facts.state = InstallState{};
+  facts.state->kp_own_project = "dstack-kp-3443";
+  ports = plan_ports(options(), facts);
+  EXPECT_TRUE(std::ranges::find(ports->all, "--key-provider-port", &PlannedPort::flag)->ours);
+  auto o = options();
+  o.key_provider_port = 9080;
+  EXPECT_EQ(check_port_numbers(plan_ports(o, facts)->all).error().code, base::Code::port_conflict);
 }
 
 TEST(InstallPlan, RerunWithOtherFlags) {
@@ -238,10 +272,38 @@ TEST(InstallFacts, BadInputIsRefusedBeforeAnything) {
   EXPECT_EQ(gather_facts(o).error().code, base::Code::invalid_argument);
   o.platform = "simulated";
   o.image = "no-such-image";
-  EXPECT_FALSE(gather_facts(o));
+  EXPECT_EQ(gather_facts(o)->image_problem->code, base::Code::image_not_found);
   o.image.reset();
-  EXPECT_TRUE(gather_facts(o));
+  EXPECT_FALSE(gather_facts(o)->image_problem);
   EXPECT_FALSE(std::filesystem::exists(dir / "p"));
+}
+
+TEST(InstallFacts, BrokenRecordIsNotTakenForNone) {
+  const test::TempDir dir;
+  InstallOptions o;
+  o.prefix = (dir / "p").string();
+  const auto state = dir / "p/var/lib/dstack/dstackup-state.json";
+  std::filesystem::create_directories(state.parent_path());
+  std::ofstream(state) << "{";
+  EXPECT_EQ(gather_facts(o)->state_problem->code, base::Code::state_corrupt);
+  std::filesystem::rename(state, state.parent_path() / "dstackup-state.last.json");
+  EXPECT_EQ(gather_facts(o)->state_problem->code, base::Code::state_corrupt);
+}
+
+// What was asked for once stays: install without --platform goes on with it.
+TEST(InstallFacts, AutoIsWhatIsInstalled) {
+  const test::TempDir dir;
+  InstallOptions o;
+  o.prefix = (dir / "p").string();
+  auto state = make_plan(options(), good())->state;
+  std::filesystem::create_directories(dir / "p/var/lib/dstack");
+  ASSERT_TRUE(save_state(dir / "p/var/lib/dstack/dstackup-state.json", state));
+  const auto facts = gather_facts(o);
+  ASSERT_TRUE(facts);
+  EXPECT_EQ(facts->platform, PlatformKind::simulated);
+  EXPECT_FALSE(facts->platform_problem);
+  o.platform = "tdx";
+  EXPECT_EQ(gather_facts(o)->platform_problem->code, base::Code::unsupported);
 }
 
 }  // namespace

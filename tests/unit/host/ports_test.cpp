@@ -55,21 +55,31 @@ TEST(Ports, HolderIsNamed) {
   EXPECT_EQ(who_listens(listener.port, "/nonexistent"), std::nullopt);
 }
 
-TEST(Ports, Checks) {
-  EXPECT_TRUE(check_ports({{"--a", "127.0.0.1", 1}, {"--b", "127.0.0.1", 2}}, busy({})));
-  const auto zero = check_ports({{"--a", "127.0.0.1", 0}}, busy({}));
+TEST(Ports, Numbers) {
+  EXPECT_TRUE(check_port_numbers({{"--a", "127.0.0.1", 1}, {"--b", "127.0.0.1", 2}}));
+  const auto zero = check_port_numbers({{"--a", "127.0.0.1", 0}});
   ASSERT_FALSE(zero);
   EXPECT_NE(zero.error().fix.find("between 1 and 65535"), std::string::npos);
-  const auto twice = check_ports({{"--a", "127.0.0.1", 7}, {"--b", "0.0.0.0", 7}}, busy({}));
+  const auto twice = check_port_numbers({{"--a", "127.0.0.1", 7}, {"--b", "0.0.0.0", 7}});
   ASSERT_FALSE(twice);
   EXPECT_EQ(twice.error().code, base::Code::port_conflict);
   EXPECT_NE(twice.error().message.find("--a and --b"), std::string::npos);
-  EXPECT_TRUE(check_ports({{"--a", "127.0.0.1", 7}, {"--b", "127.0.0.2", 7}}, busy({})));
-  const auto taken = check_ports({{"--a", "127.0.0.1", 7}, {"--b", "127.0.0.1", 8}}, busy({8}));
-  ASSERT_FALSE(taken);
-  EXPECT_EQ(taken.error().code, base::Code::address_in_use);
-  EXPECT_NE(taken.error().fix.find("--b"), std::string::npos);
-  EXPECT_TRUE(check_ports({{"--a", "127.0.0.1", 8, true}}, busy({8})));
+  EXPECT_FALSE(check_port_numbers({{"--a", "::", 7}, {"--b", "127.0.0.2", 7}}));
+  EXPECT_TRUE(check_port_numbers({{"--a", "127.0.0.1", 7}, {"--b", "127.0.0.2", 7}}));
+}
+
+TEST(Ports, Busy) {
+  const auto taken = find_busy_ports({{"--a", "127.0.0.1", 7}, {"--b", "127.0.0.1", 8}}, busy({8}));
+  ASSERT_TRUE(taken);
+  ASSERT_EQ(taken->size(), 1U);
+  EXPECT_EQ(taken->front().port.flag, "--b");
+  EXPECT_TRUE(find_busy_ports({{"--a", "127.0.0.1", 8, true}}, busy({8}))->empty()) << "ours is not tested";
+  const Listener listener;
+  const auto held = find_busy_ports({{"--a", "127.0.0.1", listener.port}});
+  ASSERT_TRUE(held);
+  ASSERT_EQ(held->size(), 1U);
+  EXPECT_NE(held->front().holder.find(std::to_string(::getpid())), std::string::npos);
+  EXPECT_FALSE(find_busy_ports({{"--a", "nonsense", 1}}));
 }
 
 // The VMM's port policy ends at 20000, so nothing above may be picked.
