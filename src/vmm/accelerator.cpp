@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -116,34 +115,6 @@ std::string probe_rom() {
   std::string rom(k_rom_size, '\0');
   std::memcpy(rom.data() + k_code_start, k_probe_code.data(), k_probe_code.size());
   return rom;
-}
-
-Result<QemuVersion> parse_qemu_version(std::string_view output) {
-  const auto at = output.find("version ");
-  QemuVersion version;
-  if (at != std::string_view::npos) {
-    const char* p = output.data() + at + 8;
-    const char* end = output.data() + output.size();
-    unsigned* const parts[] = {&version.major, &version.minor, &version.patch};
-    int read = 0;
-    for (auto* part : parts) {
-      const auto [next, error] = std::from_chars(p, end, *part);
-      if (error != std::errc{}) {
-        break;
-      }
-      ++read;
-      p = next;
-      if (p == end || *p != '.') {
-        break;
-      }
-      ++p;
-    }
-    if (read >= 2) {
-      return version;
-    }
-  }
-  return fail(Code::parse, "QEMU's version cannot be read from its --version output",
-              "check that qemu_path names a QEMU system emulator");
 }
 
 Result<Machine> probe_machine(const std::string& qemu, AcceleratorChoice choice, const fs::path& scratch,

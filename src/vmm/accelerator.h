@@ -2,22 +2,16 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "base/result.h"
+#include "host/qemu_version.h"
 #include "vmm/config.h"
 #include "vmm/qemu_args.h"
 
 namespace dstack::vmm {
 
-struct QemuVersion {
-  unsigned major = 0;
-  unsigned minor = 0;
-  unsigned patch = 0;
-  bool operator==(const QemuVersion&) const = default;
-};
-// From the output of `qemu --version`. Code::parse.
-base::Result<QemuVersion> parse_qemu_version(std::string_view output);
+using host::parse_qemu_version;
+using host::QemuVersion;
 
 struct Machine {
   QemuVersion qemu;
