@@ -1,6 +1,7 @@
 #include "net/listen.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -48,11 +49,15 @@ bool is_live(const sockaddr_un& address) {
 
 }  // namespace
 
-base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t port) {
+base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t port, bool early) {
   DS_TRY(auto address, parse_ip(ip, port));
   ListenSocket out;
   out.fd = base::Fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int on = 1;
+  if (early && out.fd) {
+    // For IPv6 too: the option is one of the socket, not of the protocol.
+    ::setsockopt(out.fd.get(), IPPROTO_IP, IP_FREEBIND, &on, sizeof on);
+  }
   if (!out.fd || ::setsockopt(out.fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
       ::bind(out.fd.get(), address.get(), address.length) != 0 || ::listen(out.fd.get(), k_backlog) != 0) {
     return cannot_listen(address.to_string(), errno);

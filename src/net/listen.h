@@ -16,7 +16,8 @@ struct ListenSocket {
   std::uint64_t unix_inode = 0;
 };
 
-base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t port);
+// `early`: the address need not be there yet (a network interface that comes up after the service).
+base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t port, bool early = false);
 base::Result<ListenSocket> listen_on_unix(const std::string& path, unsigned mode);
 // Takes a listening stream socket that somebody else made (systemd's LISTEN_FDS).
 base::Result<ListenSocket> adopt_listener(base::Fd fd);

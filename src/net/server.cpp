@@ -218,8 +218,8 @@ Server::~Server() {
 }
 
 base::Result<std::uint16_t> Server::listen_tcp(const std::string& ip, std::uint16_t port,
-                                               std::optional<ServerTls> tls) {
-  DS_TRY(auto socket, listen_on_tcp(ip, port));
+                                               std::optional<ServerTls> tls, bool early) {
+  DS_TRY(auto socket, listen_on_tcp(ip, port, early));
   return m_impl->add(std::move(socket), tls);
 }
 

@@ -45,9 +45,9 @@ class Server {
 
   // Each listen_*() binds and listens at once and may be called several times before run(). Errors name the
   // address: Code::address_in_use with the fix, or Code::net. Port 0 picks a free one; the result is the
-  // bound port.
+  // bound port. `early`: the address need not be there yet.
   base::Result<std::uint16_t> listen_tcp(const std::string& ip, std::uint16_t port,
-                                         std::optional<ServerTls> tls = std::nullopt);
+                                         std::optional<ServerTls> tls = std::nullopt, bool early = false);
   // A stale socket file is replaced; a live one is Code::address_in_use; another kind of file is an error.
   base::Result<> listen_unix(const std::string& path, unsigned mode = 0600);
 

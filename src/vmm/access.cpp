@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstring>
 
 #include "base/bytes.h"
 
@@ -23,6 +24,18 @@ std::string_view host_of(std::string_view authority) {
     return close == std::string_view::npos ? std::string_view() : authority.substr(1, close - 1);
   }
   return authority.substr(0, authority.rfind(':'));
+}
+
+// IPv6 addresses have many spellings.
+bool same_address(const std::string& a, const std::string& b) {
+  in6_addr x{};
+  in6_addr y{};
+  for (const int family : {AF_INET, AF_INET6}) {
+    if (::inet_pton(family, a.c_str(), &x) == 1 && ::inet_pton(family, b.c_str(), &y) == 1) {
+      return std::memcmp(&x, &y, sizeof x) == 0;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -54,13 +67,14 @@ std::optional<std::string_view> bearer_token(const net::Request& request) {
   return base::trim(header->substr(k_scheme.size()));
 }
 
-AccessGuard::AccessGuard(const AuthConfig& auth, const ListenAddress& address)
-    : m_enabled(auth.enabled), m_tokens(auth.tokens), m_ip(address.ip) {}
+AccessGuard::AccessGuard(const AuthConfig& auth, const ListenAddress& address, std::string exposed_ip)
+    : m_enabled(auth.enabled), m_tokens(auth.tokens), m_ip(address.ip), m_exposed_ip(std::move(exposed_ip)) {}
 
 bool AccessGuard::known_host(std::string_view authority) const {
   const std::string host(host_of(authority));
   in_addr v4{};
-  if (same_ignoring_case(host, "localhost") || host == "::1" || host == m_ip) {
+  if (same_ignoring_case(host, "localhost") || host == "::1" || host == m_ip ||
+      same_address(host, m_exposed_ip)) {
     return true;
   }
   if (::inet_pton(AF_INET, host.c_str(), &v4) != 1) {
@@ -79,7 +93,7 @@ bool AccessGuard::authorized(const net::Request& request) const {
 }
 
 std::optional<net::Response> AccessGuard::check(const net::Request& request) const {
-  if (!m_ip.empty()) {
+  if (!m_ip.empty() || !m_exposed_ip.empty()) {
     constexpr std::string_view k_scheme_end = "://";
     bool known = known_host(request.headers.get("Host").value_or(""));
     if (const auto origin = request.headers.get("Origin"); known && origin) {

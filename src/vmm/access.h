@@ -26,7 +26,8 @@ std::optional<std::string_view> bearer_token(const net::Request& request);
 
 class AccessGuard {
  public:
-  AccessGuard(const AuthConfig& auth, const ListenAddress& address);
+  // `exposed_ip` is where the API is served too; "" = nowhere.
+  AccessGuard(const AuthConfig& auth, const ListenAddress& address, std::string exposed_ip = {});
 
   // nullopt lets the request pass; else the answer: 401, or 403 for a Host or Origin that a web page made up
   // (DNS rebinding, cross-site requests).
@@ -39,6 +40,7 @@ class AccessGuard {
   bool m_enabled;
   TokenSet m_tokens;
   std::string m_ip;
+  std::string m_exposed_ip;
 };
 
 }  // namespace dstack::vmm

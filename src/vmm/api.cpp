@@ -136,7 +136,7 @@ std::string human_duration(std::int64_t seconds) {
 
 ExternalApi::ExternalApi(VmManager& manager)
     : m_manager(manager),
-      m_guard(manager.config().auth, manager.config().address),
+      m_guard(manager.config().auth, manager.config().address, manager.config().expose.address.ip),
       m_service("/prpc", {"Teepod.", "Vmm."}) {
   add_lifecycle();
   add_queries();

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::size_t k_max_config = 1024 * 1024;
 constexpr std::size_t k_max_secret_file = 4096;
+constexpr std::size_t k_max_pem_file = 64 * 1024;
 
 bool is_ip(const std::string& text) {
   in6_addr buffer;
@@ -209,8 +210,9 @@ void read_ranges(Reader& reader, PortMappingPolicy& policy) {
   }
 }
 
-Result<std::string> read_secret(const fs::path& path, std::string_view key) {
-  auto text = base::read_file(path, k_max_secret_file);
+Result<std::string> read_secret(const fs::path& path, std::string_view key,
+                                std::size_t limit = k_max_secret_file) {
+  auto text = base::read_file(path, limit);
   if (!text) {
     auto error = std::move(text).error();
     error.code = Code::vmm_config;
@@ -337,6 +339,32 @@ Result<> read_secrets(Reader& reader, Config& config, const fs::path& directory)
   return {};
 }
 
+Result<> read_expose(Reader& reader, Config& config, const fs::path& directory) {
+  std::string address;
+  std::string certificate;
+  std::string key;
+  reader.text("expose.address", address);
+  reader.text("expose.tls_cert", certificate);
+  reader.text("expose.tls_key", key);
+  if (address.empty()) {
+    return {};
+  }
+  DS_TRY(config.expose.address, parse_listen_address(address));
+  if (!config.expose.address.unix_path.empty()) {
+    reader.wrong("expose.address", "an IP address and port");
+  }
+  if (certificate.empty() || key.empty()) {
+    reader.wrong(certificate.empty() ? "expose.tls_cert" : "expose.tls_key",
+                 "the file for TLS, without which nothing is exposed");
+    return {};
+  }
+  DS_TRY(config.expose.certificate_pem,
+         read_secret(resolve(directory, certificate), "expose.tls_cert", k_max_pem_file));
+  DS_TRY(config.expose.private_key_pem,
+         read_secret(resolve(directory, key), "expose.tls_key", k_max_pem_file));
+  return {};
+}
+
 }  // namespace
 
 std::string_view to_string(Platform platform) {
@@ -432,6 +460,7 @@ Result<Config> parse_config(std::string_view text, std::string_view name, const 
   config.image_path = resolve(directory, image_path);
   read_cvm(reader, config, directory);
   DS_CHECK(read_secrets(reader, config, directory));
+  DS_CHECK(read_expose(reader, config, directory));
   std::string ident;
   reader.text("host_api.ident", ident);
   reader.text("host_api.address", config.host_api_ip);
@@ -483,11 +512,17 @@ Result<> check_servable(const Config& config) {
     return fail(Code::vmm_config, "[auth] is enabled without a token, which would deny every request",
                 "set [auth] token_file");
   }
-  if (!config.auth.enabled && !config.address.loopback()) {
+  if (!config.address.loopback()) {
+    return fail(Code::vmm_config,
+                base::format("{} can be reached from the network, where tokens must not go in clear text",
+                             config.address.to_string()),
+                "listen on 127.0.0.1, and name the network address in [expose] with tls_cert and tls_key");
+  }
+  if (config.expose && !config.auth.enabled) {
     return fail(Code::vmm_config,
                 base::format("{} can be reached from the network and [auth] is not enabled",
-                             config.address.to_string()),
-                "enable [auth] with a token_file, or listen on 127.0.0.1");
+                             config.expose.address.to_string()),
+                "enable [auth] with a token_file, or take [expose] out");
   }
   return {};
 }

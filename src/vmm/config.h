@@ -71,8 +71,17 @@ struct AuthConfig {
   std::vector<std::string> tokens;  // from `tokens` and `token_file`; never empty strings
 };
 
+// The API on a network address, over TLS.
+struct ExposeConfig {
+  ListenAddress address;  // ip "" = not exposed
+  std::string certificate_pem;
+  std::string private_key_pem;
+  explicit operator bool() const { return !address.ip.empty(); }
+};
+
 struct Config {
   ListenAddress address;
+  ExposeConfig expose;
   std::string node_name;
   std::string log_level = "info";
   std::size_t event_buffer_size = 20;
@@ -109,8 +118,8 @@ struct Config {
 base::Result<Config> parse_config(std::string_view text, std::string_view name, const fs::path& directory);
 base::Result<Config> load_config(const fs::path& path);
 
-// What a server must not start with: a network address other than loopback without authentication, a platform
-// whose VMs this version cannot launch, simulated VMs without a seed.
+// What a server must not start with: a network address without TLS and authentication, a platform whose VMs
+// this version cannot launch, simulated VMs without a seed.
 base::Result<> check_servable(const Config& config);
 
 }  // namespace dstack::vmm

@@ -118,6 +118,13 @@ Result<> serve(const Config& config) {
   external_server.stop_on_signals();
   auto address = config.address;
   DS_CHECK(listen(external_server, address, address.port));
+  if (const auto& expose = config.expose) {
+    // At boot the address may come up after this service.
+    DS_CHECK(external_server.listen_tcp(expose.address.ip, expose.address.port,
+                                        net::ServerTls{expose.certificate_pem, expose.private_key_pem, {}},
+                                        /*early=*/true));
+    base::log_info(base::format("API exposed on https://{}", expose.address.to_string()));
+  }
   DS_TRY(const auto host_port, host_server.listen_tcp(config.host_api_ip, config.host_api_port));
 
   manager = std::make_unique<VmManager>(

@@ -103,6 +103,38 @@ TEST(VmmConfig, MissingFileSaysHowToNameOne) {
   EXPECT_THAT(config.error().fix, HasSubstr("-c FILE"));
 }
 
+TEST(VmmConfig, NothingIsExposedWithoutTlsAndAToken) {
+  test::TempDir lab;
+  ASSERT_TRUE(base::write_file_atomic(lab / "cert", "CERT\n"));
+  ASSERT_TRUE(base::write_file_atomic(lab / "key", "KEY\n"));
+  const auto load = [&](const std::string& text) {
+    auto config = parse_config(
+        k_base + "[cvm.tee_simulator]\nmock_attestation_seed = \"" + std::string(64, '0') + "\"\n" + text,
+        "vmm.toml", lab.path());
+    return config;
+  };
+  const std::string auth = "[auth]\nenabled = true\ntokens = [\"t\"]\n";
+  const std::string expose = "[expose]\naddress = \"tcp:192.0.2.7:9080\"\n";
+  const auto good = load(auth + expose + "tls_cert = \"cert\"\ntls_key = \"key\"\n");
+  ASSERT_TRUE(good) << good.error().what();
+  EXPECT_TRUE(check_servable(*good));
+  EXPECT_EQ(good->expose.address.to_string(), "192.0.2.7:9080");
+  EXPECT_EQ(good->expose.certificate_pem, "CERT");
+  EXPECT_EQ(good->expose.private_key_pem, "KEY");
+  EXPECT_THAT(good->unknown_keys, testing::IsEmpty());
+  for (const auto* tls :
+       {"", "tls_cert = \"cert\"\n", "tls_key = \"key\"\n", "tls_cert = \"cert\"\ntls_key = \"none\"\n"}) {
+    const auto bad = load(auth + expose + tls);
+    ASSERT_FALSE(bad) << tls;
+    EXPECT_EQ(bad.error().code, Code::vmm_config);
+  }
+  const auto open = load(expose + "tls_cert = \"cert\"\ntls_key = \"key\"\n");
+  ASSERT_TRUE(open);
+  EXPECT_FALSE(check_servable(*open)) << "no token is asked for";
+  EXPECT_FALSE(load(auth + "[expose]\naddress = \"unix:/x\"\ntls_cert = \"cert\"\ntls_key = \"key\"\n"));
+  EXPECT_FALSE(load(auth + "[expose]\naddress = \"name:9080\"\n"));
+}
+
 TEST(VmmConfig, WhatMustNotBeServed) {
   const auto check = [](const std::string& text) {
     auto config = parse(text);
@@ -115,7 +147,8 @@ TEST(VmmConfig, WhatMustNotBeServed) {
   EXPECT_TRUE(check("address = \"tcp:127.0.0.1:1\""));
   EXPECT_TRUE(check("address = \"[::1]:1\""));
   EXPECT_TRUE(check("address = \"unix:/run/x.sock\""));
-  EXPECT_TRUE(check("address = \"0.0.0.0:1\"\n[auth]\nenabled = true\ntokens = [\"t\"]"));
+  EXPECT_FALSE(check("address = \"0.0.0.0:1\"\n[auth]\nenabled = true\ntokens = [\"t\"]"))
+      << "the token in clear text on the network";
   EXPECT_FALSE(check("address = \"0.0.0.0:1\"")) << "D3";
   EXPECT_FALSE(check("address = \"[::]:1\""));
   EXPECT_FALSE(check("address = \"192.168.1.1:1\""));
