@@ -19,6 +19,8 @@ namespace dstack::base {
 namespace {
 
 constexpr std::uint64_t k_block = 4096;
+constexpr std::string_view k_sha256 = "sha256";
+constexpr std::string_view k_blake2b = "blake2b-512";
 
 std::uint64_t little_endian(ByteView bytes) {
   std::uint64_t value = 0;
@@ -52,13 +54,16 @@ Result<VeritySuperblock> parse_verity_superblock(ByteView bytes) {
   if (as_text(bytes.first(8)) != k_magic) {
     return fail(Code::parse, "no dm-verity superblock (wrong magic)");
   }
-  const auto algorithm = as_text(bytes.subspan(32, 32));
+  auto algorithm = as_text(bytes.subspan(32, 32));
+  algorithm = algorithm.substr(0, algorithm.find('\0'));
   if (little_endian(bytes.subspan(8, 4)) != 1 || little_endian(bytes.subspan(12, 4)) != 1 ||
-      algorithm.substr(0, algorithm.find('\0')) != "sha256" ||
-      little_endian(bytes.subspan(64, 4)) != k_block || little_endian(bytes.subspan(68, 4)) != k_block) {
-    return fail(Code::parse, "the dm-verity superblock is not version 1, sha256, 4096-byte blocks");
+      (algorithm != k_sha256 && algorithm != k_blake2b) || little_endian(bytes.subspan(64, 4)) != k_block ||
+      little_endian(bytes.subspan(68, 4)) != k_block) {
+    return fail(Code::parse,
+                "the dm-verity superblock is not version 1, sha256 or blake2b-512, 4096-byte blocks");
   }
   VeritySuperblock superblock;
+  superblock.hash = algorithm;
   superblock.data_blocks = little_endian(bytes.subspan(72, 8));
   const auto salt_size = little_endian(bytes.subspan(80, 2));
   if (salt_size > 256 || superblock.data_blocks == 0 || superblock.data_blocks > (std::uint64_t{1} << 40)) {
@@ -70,14 +75,18 @@ Result<VeritySuperblock> parse_verity_superblock(ByteView bytes) {
 
 Result<std::string> verity_table(const VerityOpen& what, const VeritySuperblock& superblock) {
   const auto root = from_hex(what.root_hash);
-  if (!root || root->size() != 32) {
-    return fail(Code::invalid_argument, "the root hash is not 64 hex digits");
+  if (!root || (root->size() != 32 && root->size() != 64)) {
+    return fail(Code::invalid_argument, "the root hash is not 64 or 128 hex digits");
+  }
+  if (superblock.hash != (root->size() == 32 ? k_sha256 : k_blake2b)) {
+    return fail(Code::invalid_argument,
+                format("the hash tree is one of {}, the root hash is not", superblock.hash));
   }
   if (what.hash_offset % k_block != 0) {
     return fail(Code::invalid_argument, "the hash offset is not a multiple of 4096");
   }
-  return format("1 {} {} {} {} {} {} sha256 {} {}", what.data_device, what.hash_device, k_block, k_block,
-                superblock.data_blocks, what.hash_offset / k_block + 1, to_hex(*root),
+  return format("1 {} {} {} {} {} {} {} {} {}", what.data_device, what.hash_device, k_block, k_block,
+                superblock.data_blocks, what.hash_offset / k_block + 1, superblock.hash, to_hex(*root),
                 superblock.salt.empty() ? "-" : to_hex(superblock.salt));
 }
 

@@ -196,7 +196,7 @@ Result<std::string> root_hash_in(std::string_view veritysetup_output) {
   if (at != std::string_view::npos) {
     auto rest = veritysetup_output.substr(at + k_label.size());
     const auto text = base::normalize_hex(rest.substr(0, rest.find('\n')));
-    if (const auto bytes = base::from_hex(text); bytes && bytes->size() == 32) {
+    if (const auto bytes = base::from_hex(text); bytes && (bytes->size() == 32 || bytes->size() == 64)) {
       return text;
     }
   }

@@ -39,6 +39,18 @@ TEST(DmVerity, WritesADashForNoSalt) {
   EXPECT_EQ(table, "1 /dev/a /dev/b 4096 4096 1 1 sha256 " + std::string(64, 'b') + " -");
 }
 
+TEST(DmVerity, TheRootHashAloneSaysWhichHashItIs) {
+  const VerityOpen sha{"r", "/dev/a", "/dev/a", 4096, std::string(64, 'b')};
+  const VerityOpen blake{"r", "/dev/a", "/dev/a", 4096, std::string(128, 'b')};
+  const auto of_sha = parse_verity_superblock(superblock(1, "sha256", 0)).value();
+  const auto of_blake = parse_verity_superblock(superblock(1, "blake2b-512", 0)).value();
+  EXPECT_EQ(verity_table(blake, of_blake).value(),
+            "1 /dev/a /dev/a 4096 4096 1 2 blake2b-512 " + std::string(128, 'b') + " -");
+  EXPECT_TRUE(verity_table(sha, of_sha));
+  EXPECT_FALSE(verity_table(sha, of_blake));
+  EXPECT_FALSE(verity_table(blake, of_sha));
+}
+
 TEST(DmVerity, RefusesOtherSuperblocks) {
   EXPECT_FALSE(parse_verity_superblock(Bytes(511)).has_value());
   EXPECT_FALSE(parse_verity_superblock(Bytes(512)).has_value());
