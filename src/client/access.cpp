@@ -5,7 +5,10 @@
 #include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "base/log.h"
+#include "client/known_hosts.h"
 #include "host/layout.h"
+#include "host/tls_identity.h"
 
 namespace dstack::client {
 namespace {
@@ -40,6 +43,48 @@ base::Result<std::string> resolve_token(const AccessOptions& options, const Inst
   return std::string(base::trim(*text));
 }
 
+// "192.0.2.1:9080"
+std::string authority(const net::Endpoint& endpoint) {
+  const bool v6 = endpoint.host.find(':') != std::string::npos;
+  return base::format("{}{}{}:{}", v6 ? "[" : "", endpoint.host, v6 ? "]" : "", endpoint.port);
+}
+
+// One that was given is kept once the VMM has proved it.
+base::Result<TlsPin> resolve_pin(const AccessOptions& options, const net::Endpoint& endpoint) {
+  TlsPin pin;
+  if (endpoint.kind != net::Endpoint::Kind::tls) {
+    if (options.fingerprint) {
+      return base::fail(Code::usage, "--fingerprint is for a VMM that is reached over https",
+                        "write --host https://ADDRESS:PORT");
+    }
+    return pin;
+  }
+  const auto file = KnownHosts::default_path();
+  const char* environment = std::getenv("DSTACK_VMM_FINGERPRINT");
+  if (options.fingerprint || (environment != nullptr && *environment != '\0')) {
+    DS_TRY(pin.fingerprint,
+           host::parse_fingerprint(options.fingerprint ? *options.fingerprint : environment));
+    if (options.fingerprint && file) {
+      pin.on_proved = [file = *file, where = authority(endpoint), fingerprint = pin.fingerprint] {
+        const KnownHosts known(file);
+        const auto stored = known.find(where);
+        if (stored && *stored == fingerprint) {
+          return;
+        }
+        if (const auto kept = known.remember(where, fingerprint); !kept) {
+          base::log_warn(base::format("the fingerprint was not kept: {}", kept.error().what()));
+        }
+      };
+    }
+    return pin;
+  }
+  if (file) {
+    DS_TRY(const auto known, KnownHosts(*file).find(authority(endpoint)));
+    pin.fingerprint = known.value_or("");
+  }
+  return pin;
+}
+
 std::optional<std::string> non_empty(const std::string& text) {
   return text.empty() ? std::nullopt : std::optional(text);
 }
@@ -61,6 +106,9 @@ base::Result<InstallDefaults> install_defaults(const AccessOptions& options) {
     out.image = non_empty(out.state->image.value_or(""));
     if (const auto allowlist = non_empty(out.state->allowlist_path)) {
       out.allowlist = *allowlist;
+    }
+    if (const auto ca = non_empty(out.state->kms_ca_cert)) {
+      out.kms_ca = *ca;
     }
   }
   return out;
@@ -87,6 +135,7 @@ base::Result<Access> resolve_access(const AccessOptions& options) {
   }
   DS_TRY(access.endpoint, net::Endpoint::parse(endpoint));
   DS_TRY(access.token, resolve_token(options, access.defaults));
+  DS_TRY(access.pin, resolve_pin(options, access.endpoint));
   return access;
 }
 

@@ -2,7 +2,10 @@
 
 #include <google/protobuf/empty.pb.h>
 
+#include <algorithm>
+
 #include "base/format.h"
+#include "host/tls_identity.h"
 #include "net/client.h"
 #include "rpc/client.h"
 
@@ -20,14 +23,6 @@ constexpr const char* k_token_fix =
     "give the VMM's token with --token or DSTACK_VMM_TOKEN; it is in the file vmm-auth-token of the "
     "installation";
 
-net::ClientOptions options(std::chrono::milliseconds timeout) {
-  net::ClientOptions out;
-  out.connect_timeout = k_connect_timeout;
-  out.timeout = timeout;
-  out.max_body = 256 * 1024 * 1024;
-  return out;
-}
-
 }  // namespace
 
 bool is_local_endpoint(const net::Endpoint& endpoint) {
@@ -35,8 +30,39 @@ bool is_local_endpoint(const net::Endpoint& endpoint) {
          endpoint.host == "::1" || endpoint.host.starts_with("127.");
 }
 
-VmmClient::VmmClient(net::Endpoint endpoint, std::string token)
-    : m_endpoint(std::move(endpoint)), m_token(std::move(token)) {}
+VmmClient::VmmClient(net::Endpoint endpoint, std::string token, TlsPin pin)
+    : m_endpoint(std::move(endpoint)), m_token(std::move(token)), m_pin(std::move(pin)) {}
+
+net::ClientOptions VmmClient::options(std::chrono::milliseconds timeout) const {
+  net::ClientOptions out;
+  out.connect_timeout = std::min(k_connect_timeout, m_limit);
+  out.timeout = std::min(timeout, m_limit);
+  out.max_body = 256 * 1024 * 1024;
+  // The whole decision is the pin's: the certificate is self-signed.
+  out.tls.insecure = true;
+  *m_refused = false;
+  out.tls.verify_leaf = [this](base::ByteView der) -> base::Result<> {
+    const auto seen = host::certificate_fingerprint(der);
+    *m_refused = seen != m_pin.fingerprint;
+    if (m_pin.fingerprint.empty()) {
+      return base::fail(
+          Code::vmm_identity, "its certificate has the fingerprint " + seen,
+          "compare it with \"dstackup status\" on the VMM's host, then add --fingerprint " + seen);
+    }
+    if (*m_refused) {
+      return base::fail(Code::vmm_identity,
+                        base::format("{} was expected, {} was seen", m_pin.fingerprint, seen),
+                        "somebody may be in between; if the VMM was installed anew, compare with \"dstackup "
+                        "status\" on its "
+                        "host and give the new --fingerprint");
+    }
+    if (m_pin.on_proved) {
+      m_pin.on_proved();
+    }
+    return {};
+  };
+  return out;
+}
 
 bool VmmClient::is_local() const {
   return is_local_endpoint(m_endpoint);
@@ -47,6 +73,13 @@ base::Error VmmClient::explain(base::Error error) const {
   if (error.code == Code::connect_failed) {
     return {Code::vmm_unreachable, base::format("cannot reach the VMM at {}", where), error.what(),
             "see \"dstackup status\"; the VMM may not be running, or name another one with --host"};
+  }
+  if (*m_refused) {
+    return {Code::vmm_identity,
+            m_pin.fingerprint.empty()
+                ? base::format("the VMM at {} is not known yet", where)
+                : base::format("what answers at {} is not the VMM that was pinned", where),
+            error.cause, error.fix};
   }
   if (error.code == Code::unauthorized) {
     return {Code::unauthorized, base::format("the VMM at {} refused the token", where), {}, k_token_fix};
