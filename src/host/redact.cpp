@@ -1,0 +1,238 @@
+#include "host/redact.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <nlohmann/json.hpp>
+
+#include "base/bytes.h"
+
+namespace dstack::host {
+
+namespace {
+
+constexpr std::size_t k_shortest = 8;
+constexpr std::string_view k_mark = "[redacted]";
+constexpr std::array<std::string_view, 11> k_words = {"token",      "secret",        "password",    "passwd",
+                                                      "seed",       "private_key",   "private-key", "api_key",
+                                                      "access_key", "authorization", "credential"};
+
+char lower(char c) {
+  return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+}
+
+bool in_name(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-';
+}
+
+bool contains(std::string_view name, std::string_view word) {
+  return std::search(name.begin(), name.end(), word.begin(), word.end(),
+                     [](char a, char b) { return lower(a) == b; }) != name.end();
+}
+
+// "client_token", but not "token_file", whose value is a path.
+bool names_secret(std::string_view name) {
+  for (const auto* harmless : {"file", "path", "hash", "sha256", "url"}) {
+    if (contains(name, harmless)) {
+      return false;
+    }
+  }
+  return std::ranges::any_of(k_words, [&](std::string_view word) { return contains(name, word); });
+}
+
+void collect(const nlohmann::json& node, bool secret, std::vector<std::string>& out) {
+  if (node.is_string() && secret) {
+    out.push_back(node.get<std::string>());
+  }
+  if (node.is_array()) {
+    for (const auto& item : node) {
+      collect(item, secret, out);
+    }
+  }
+  if (node.is_object()) {
+    for (const auto& [key, value] : node.items()) {
+      collect(value, secret || names_secret(key), out);
+    }
+  }
+}
+
+// From "-----BEGIN ... PRIVATE KEY-----" to its end, or to the end of the text.
+std::string without_private_keys(std::string text) {
+  constexpr std::string_view k_begin = "-----BEGIN ";
+  constexpr std::string_view k_kind = "PRIVATE KEY-----";
+  for (std::size_t at = 0; (at = text.find(k_begin, at)) != std::string::npos;) {
+    const auto kind = text.find(k_kind, at);
+    const auto line_end = std::min(text.find('\n', at), text.size());
+    if (kind == std::string::npos || kind > line_end) {
+      at += k_begin.size();
+      continue;
+    }
+    const auto end = text.find(k_kind, kind + k_kind.size());
+    const auto stop = end == std::string::npos ? text.size() : end + k_kind.size();
+    text.replace(at, stop - at, k_mark);
+    at += k_mark.size();
+  }
+  return text;
+}
+
+// Where the value begins that `name` at [.., end) is followed by: `= x`, `": "x`, ` x` for "Bearer". npos:
+// none.
+std::size_t value_after(std::string_view line, std::size_t end, bool space_is_enough) {
+  std::size_t at = end;
+  while (at < line.size() && (line[at] == '"' || line[at] == '\'' || line[at] == '\\')) {
+    ++at;
+  }
+  const auto before = at;
+  while (at < line.size() && line[at] == ' ') {
+    ++at;
+  }
+  const bool spaced = at > before;
+  if (at < line.size() && (line[at] == '=' || line[at] == ':')) {
+    ++at;
+  } else if (!spaced || !space_is_enough) {
+    return std::string_view::npos;
+  }
+  while (at < line.size() && (line[at] == ' ' || line[at] == '[')) {
+    ++at;
+  }
+  return at;
+}
+
+std::size_t value_end(std::string_view line, std::size_t at, std::size_t& begin) {
+  char quote = 0;
+  while (at < line.size() && (line[at] == '"' || line[at] == '\'' || line[at] == '\\')) {
+    quote = line[at] == '\\' ? quote : line[at];
+    ++at;
+  }
+  begin = at;
+  while (at < line.size()) {
+    const char c = line[at];
+    const bool stop = quote != 0 ? c == quote
+                                 : std::isspace(static_cast<unsigned char>(c)) != 0 ||
+                                       std::string_view("\"',;&}])").find(c) != std::string_view::npos;
+    if (stop) {
+      break;
+    }
+    ++at;
+  }
+  return at;
+}
+
+void redact_line(std::string_view line, std::string& out) {
+  std::size_t copied = 0;
+  for (std::size_t at = 0; at < line.size();) {
+    if (!in_name(line[at])) {
+      ++at;
+      continue;
+    }
+    auto end = at;
+    while (end < line.size() && in_name(line[end])) {
+      ++end;
+    }
+    const auto name = line.substr(at, end - at);
+    const bool scheme = contains(name, "bearer") || name == "Basic";
+    at = end;
+    if (!scheme && !names_secret(name)) {
+      continue;
+    }
+    const auto value = value_after(line, end, scheme);
+    if (value == std::string_view::npos) {
+      continue;
+    }
+    std::size_t begin = value;
+    auto stop = value_end(line, value, begin);
+    // "Authorization: Bearer x": the scheme is not the secret.
+    const auto text = line.substr(begin, stop - begin);
+    if (text == "Bearer" || text == "Basic") {
+      at = begin;
+      continue;
+    }
+    if (!text.empty() && text != "null" && text != "true" && text != "false" && !text.starts_with(k_mark)) {
+      out += line.substr(copied, begin - copied);
+      out += k_mark;
+      copied = stop;
+    }
+    at = std::max(stop, at);
+  }
+  out += line.substr(copied);
+}
+
+}  // namespace
+
+void Redactor::add(std::string_view secret) {
+  const auto text = base::trim(secret);
+  if (text.size() < k_shortest) {
+    return;
+  }
+  std::vector<std::string> forms = {std::string(text), base::to_base64(base::as_bytes(text))};
+  if (const auto bytes = base::from_hex(text)) {
+    forms.push_back(base::to_hex(*bytes));
+    std::string upper = forms.back();
+    std::ranges::transform(upper, upper.begin(),
+                           [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    forms.push_back(upper);
+    forms.push_back(base::to_base64(*bytes));
+  }
+  for (auto& form : forms) {
+    if (std::ranges::find(m_secrets, form) == m_secrets.end()) {
+      m_secrets.push_back(std::move(form));
+    }
+  }
+  // A secret that holds another one must go first.
+  std::ranges::stable_sort(m_secrets, std::greater{}, &std::string::size);
+}
+
+void Redactor::add_lines(std::string_view text) {
+  for (std::size_t begin = 0; begin < text.size();) {
+    const auto end = std::min(text.find('\n', begin), text.size());
+    const auto line = base::trim(text.substr(begin, end - begin));
+    if (!line.starts_with("-----")) {
+      add(line);
+    }
+    begin = end + 1;
+  }
+}
+
+bool Redactor::add_json(std::string_view json) {
+  const auto root = nlohmann::json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (root.is_discarded()) {
+    return false;
+  }
+  std::vector<std::string> found;
+  collect(root, false, found);
+  for (const auto& secret : found) {
+    add(secret);
+  }
+  return true;
+}
+
+std::string Redactor::apply(std::string_view text) const {
+  auto whole = without_private_keys(std::string(text));
+  for (const auto& secret : m_secrets) {
+    std::size_t at = whole.find(secret);
+    if (at == std::string::npos) {
+      continue;
+    }
+    std::string out;
+    std::size_t copied = 0;
+    for (; at != std::string::npos; at = whole.find(secret, copied)) {
+      out.append(whole, copied, at - copied);
+      out += k_mark;
+      copied = at + secret.size();
+    }
+    out.append(whole, copied);
+    whole = std::move(out);
+  }
+  std::string out;
+  for (std::size_t begin = 0; begin < whole.size();) {
+    const auto end = std::min(whole.find('\n', begin), whole.size());
+    redact_line(std::string_view(whole).substr(begin, end - begin), out);
+    if (end < whole.size()) {
+      out += '\n';
+    }
+    begin = end + 1;
+  }
+  return out;
+}
+
+}  // namespace dstack::host
