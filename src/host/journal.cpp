@@ -32,6 +32,7 @@ constexpr std::array k_kinds = {
     KindName{JournalEntry::Kind::supervisor, "supervisor"},
     KindName{JournalEntry::Kind::vm, "vm"},
     KindName{JournalEntry::Kind::cgroup, "cgroup"},
+    KindName{JournalEntry::Kind::compose, "compose"},
 };
 
 std::optional<JournalEntry> parse_line(std::string_view line) {

@@ -22,6 +22,7 @@ struct JournalEntry {
     supervisor,  // the socket of a supervisor daemon
     vm,          // id (or name, before the id is known) of a VM made through the VMM
     cgroup,      // cgroup v2 directory
+    compose,     // docker compose project
   };
   Kind kind = Kind::file;
   std::string name;  // path or name

@@ -84,6 +84,14 @@ Json optional_text(const std::optional<std::string>& value) {
 
 }  // namespace
 
+std::string InstallState::exposed_url() const {
+  if (expose.empty()) {
+    return {};
+  }
+  const bool v6 = expose.find(':') != std::string::npos;
+  return base::format("https://{}{}{}:{}", v6 ? "[" : "", expose, v6 ? "]" : "", dashboard_port());
+}
+
 std::uint16_t InstallState::dashboard_port() const {
   const auto colon = client_url.rfind(':');
   if (colon == std::string::npos) {
@@ -150,6 +158,10 @@ Result<InstallState> parse_state(std::string_view text, const std::string& name)
   read.number("host_api_port", s.host_api_port);
   read.number("cid_start", s.cid_start);
   read.number("kms_port", s.kms_port);
+  read.text("expose", s.expose);
+  read.text("tls_cert", s.tls_cert);
+  read.text("image_path", s.image_path);
+  read.text("key_provider", s.key_provider);
   read.text("version", s.version);
   if (!read.first_problem().empty()) {
     return corrupt(name, read.first_problem());
@@ -210,6 +222,14 @@ std::string to_json_text(const InstallState& s) {
   json["host_api_port"] = s.host_api_port;
   json["cid_start"] = s.cid_start;
   json["kms_port"] = s.kms_port;
+  // Only where they are used, so that most records stay short.
+  for (const auto& [key, value] :
+       {std::pair{"expose", &s.expose}, std::pair{"tls_cert", &s.tls_cert},
+        std::pair{"image_path", &s.image_path}, std::pair{"key_provider", &s.key_provider}}) {
+    if (!value->empty()) {
+      json[key] = *value;
+    }
+  }
   json["version"] = s.version;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -39,8 +39,14 @@ struct InstallState {
   std::uint16_t host_api_port = 0;
   std::uint32_t cid_start = 0;
   std::uint16_t kms_port = 0;  // host side; 0 = --no-kms
+  std::string expose;          // address on which the VMM's API is served over TLS, "" = none
+  std::string tls_cert;        // path of its certificate
+  std::string image_path;      // --image-path, "" = below the state directory
+  std::string key_provider;    // ADDRESS:PORT of the SGX key provider, "" = none
   std::string version;         // of the dstackup that wrote the file
 
+  // "https://192.0.2.7:9080", "" when the API is not exposed.
+  std::string exposed_url() const;
   std::uint16_t dashboard_port() const;  // out of client_url, 0 if it has none
 };
 
