@@ -310,6 +310,9 @@ base::Result<std::string> build_app_compose(const DeployManifest& manifest) {
   out["kms_enabled"] = manifest.kms_enabled;
   out["gateway_enabled"] = false;
   out["local_key_provider_enabled"] = false;
+  if (!manifest.key_provider_id.empty()) {
+    out["key_provider_id"] = manifest.key_provider_id;
+  }
   out["public_logs"] = true;
   out["public_sysinfo"] = true;
   out["no_instance_id"] = false;

@@ -29,6 +29,7 @@ struct DeployManifest {
   std::string runner = "docker-compose";  // or "nerdctl-compose", which makes manifest_version "3"
   std::string docker_compose_file;        // text, kept verbatim
   bool kms_enabled = true;
+  std::string key_provider_id;             // hex; the one KMS whose keys the app takes; left out when empty
   std::optional<std::string> snapshotter;  // "overlayfs" or "stargz"; only with nerdctl-compose
   std::vector<VerityVolume> verity_volumes;
 };

@@ -29,6 +29,7 @@ struct DeployRequest {
   std::vector<app::PortSpec> ports;
   std::vector<app::VerityVolume> volumes;
   bool kms = true;
+  std::string kms_id;  // hex SPKI of the KMS root CA, which is measured into the app; "" = any KMS
   std::optional<std::filesystem::path> allowlist;  // where the grant goes
   std::optional<std::filesystem::path>
       state_directory;  // whose volume index is searched for the compose's images

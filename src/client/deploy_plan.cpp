@@ -4,6 +4,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "client/deploy.h"
+#include "crypto/p256.h"
 #include "host/volume.h"
 
 namespace dstack::client {
@@ -25,6 +26,15 @@ base::Result<> check_name(const std::string& name) {
         Code::invalid_argument,
         base::format("\"{}\" cannot be the name of an app", base::escape_control(name.substr(0, 80))),
         "use 1 to 64 letters, digits, \"-\", \"_\" or \".\"");
+  }
+  return {};
+}
+
+base::Result<> check_kms_id(const std::string& id) {
+  const auto der = base::from_hex(id);
+  if (!id.empty() && (!der || !crypto::P256PublicKey::from_spki(*der))) {
+    return base::fail(Code::invalid_argument, "--key-provider-id is not a public key in hex",
+                      "take it from \"dstack info --json\" of another app: appCompose, key_provider_id");
   }
   return {};
 }
@@ -68,6 +78,7 @@ base::Result<DeployPlan> plan_deploy(const DeployRequest& request) {
   DS_CHECK(check_size("--vcpu", request.vcpu));
   DS_CHECK(check_size("--memory", request.memory));
   DS_CHECK(check_size("--disk", request.disk));
+  DS_CHECK(check_kms_id(request.kms_id));
   DS_TRY(plan.compose, app::parse_compose_file(request.compose_text, request.compose_name));
   DS_CHECK(app::check_port_conflicts(request.ports));
   plan.warnings = plan.compose.warnings;
@@ -86,6 +97,7 @@ base::Result<DeployPlan> plan_deploy(const DeployRequest& request) {
   manifest.name = request.name;
   manifest.docker_compose_file = request.compose_text;
   manifest.kms_enabled = request.kms;
+  manifest.key_provider_id = request.kms ? request.kms_id : "";
   manifest.verity_volumes = plan.volumes;
   DS_TRY(plan.app_compose, app::build_app_compose(manifest));
   plan.compose_hash = app::compose_hash(plan.app_compose);

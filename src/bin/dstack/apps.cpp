@@ -42,7 +42,7 @@ Json to_json(const ::vmm::VmInfo& vm) {
 
 base::Result<> apps(const Globals& globals, const cli::Streams& streams) {
   DS_TRY(const auto access, client::resolve_access(globals.access));
-  DS_TRY(const auto vms, client::VmmClient(access.endpoint, access.token).vms());
+  DS_TRY(const auto vms, client::VmmClient(access.endpoint, access.token, access.pin).vms());
   if (globals.json) {
     Json out = Json::array();
     for (const auto& vm : vms) {

@@ -13,6 +13,7 @@
 #include "bin/dstack/verbs.h"
 #include "cli/progress.h"
 #include "client/deploy.h"
+#include "crypto/x509.h"
 
 namespace dstack::dstack_cli {
 namespace {
@@ -32,6 +33,7 @@ struct Options {
   std::vector<std::string> volumes;
   bool no_kms = false;
   std::optional<std::string> allowlist;
+  std::optional<std::string> kms_id;
   bool dry_run = false;
   bool no_wait = false;
   std::uint32_t timeout = 180;
@@ -56,6 +58,23 @@ class InterruptGuard {
  private:
   struct sigaction m_previous{};
 };
+
+// What the app is bound to: the root key of the installation's KMS. Another KMS that a host offers it is
+// refused.
+base::Result<std::string> kms_id(const Options& options, const client::InstallDefaults& defaults) {
+  if (options.kms_id) {
+    return base::normalize_hex(*options.kms_id);
+  }
+  if (options.no_kms || !defaults.kms_ca) {
+    return std::string();
+  }
+  auto pem = base::read_file(*defaults.kms_ca);
+  if (!pem) {
+    return base::fail(std::move(pem).error(), "the certificate of this host's KMS cannot be read");
+  }
+  DS_TRY(const auto certificate, crypto::Certificate::from_pem(*pem));
+  return base::to_hex(certificate.spki());
+}
 
 base::Result<client::DeployRequest> make_request(const Options& options,
                                                  const client::InstallDefaults& defaults) {
@@ -89,6 +108,7 @@ base::Result<client::DeployRequest> make_request(const Options& options,
     request.volumes.push_back(std::move(volume));
   }
   request.kms = !options.no_kms;
+  DS_TRY(request.kms_id, kms_id(options, defaults));
   if (options.allowlist) {
     request.allowlist = *options.allowlist;
   } else {
@@ -152,7 +172,7 @@ base::Result<> deploy(const Options& options, const Globals& globals, const cli:
     return {};
   }
   DS_TRY(const auto access, client::resolve_access(globals.access));
-  const client::VmmClient vmm(access.endpoint, access.token);
+  const client::VmmClient vmm(access.endpoint, access.token, access.pin);
   cli::Progress progress(streams, globals.json);
   const InterruptGuard guard;
   const client::DeployObserver observer{[&](std::string_view text) { progress.step(text); },
@@ -181,6 +201,8 @@ void add_deploy(cli::Command& program, const Globals& globals, const cli::Stream
   cli::Command& verb = program.verb("deploy", "run a docker compose file in a confidential VM", {"run"});
   verb.option("COMPOSE", options->compose_positional, "the compose file (or use -c)");
   verb.option("-c,--compose", options->compose, "the compose file");
+  verb.values("COMPOSE", cli::Values::file());
+  verb.values("--compose", cli::Values::file());
   verb.option("-n,--name", options->name, "name of the app; it is part of what is measured", "app");
   verb.option("--image", options->image, "guest image", "the one chosen at install");
   verb.option("--vcpu", options->vcpu, "virtual CPUs", "2");
@@ -190,8 +212,12 @@ void add_deploy(cli::Command& program, const Globals& globals, const cli::Stream
               "map a port of this host to one of the VM: [[PROTO:][ADDRESS:]HOST:]VM");
   verb.option("--volume", options->volumes, "attach a read-only verity volume: NAME:VERITY_ROOT:TARGET");
   verb.flag("--no-kms", options->no_kms, "the app needs no keys from the KMS");
+  verb.option("--key-provider-id", options->kms_id,
+              "public key (SPKI, hex) of the only KMS whose keys the app takes; it is measured",
+              "the installation's KMS");
   verb.option("--allowlist", options->allowlist, "allow-list in which the app is registered",
               "the installation's");
+  verb.values("--allowlist", cli::Values::file());
   verb.flag("--dry-run", options->dry_run, "only compute the hash and the app id; needs no VMM");
   verb.flag("--no-wait", options->no_wait, "do not wait until the app answers");
   verb.option("--timeout", options->timeout, "seconds to wait", "180");

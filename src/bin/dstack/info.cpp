@@ -74,7 +74,7 @@ void print_text(const ::vmm::VmInfo& vm, std::ostream& out) {
 
 base::Result<> info(const std::string& id, const Globals& globals, const cli::Streams& streams) {
   DS_TRY(const auto access, client::resolve_access(globals.access));
-  DS_TRY(const auto vms, client::VmmClient(access.endpoint, access.token).vms());
+  DS_TRY(const auto vms, client::VmmClient(access.endpoint, access.token, access.pin).vms());
   DS_TRY(const auto vm, client::find_vm(vms, id));
   if (globals.json) {
     streams.out << to_json(vm).dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
@@ -91,6 +91,7 @@ void add_info(cli::Command& program, const Globals& globals, const cli::Streams&
   cli::Command& verb = program.verb("info", "show everything about one app");
   verb.option("ID", *id, "VM id or a prefix of it, name, or app id");
   verb.require("ID");
+  verb.values("ID", cli::Values::dynamic("apps"));
   verb.examples("dstack info hello\ndstack info 3f2a --json");
   verb.action([id, &globals, &streams] {
     const auto result = info(*id, globals, streams);

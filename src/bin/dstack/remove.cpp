@@ -34,7 +34,7 @@ base::Result<> check_not_kms(const ::vmm::VmInfo& vm, const client::InstallDefau
 
 base::Result<> remove(const Options& options, const Globals& globals, const cli::Streams& streams) {
   DS_TRY(const auto access, client::resolve_access(globals.access));
-  const client::VmmClient vmm(access.endpoint, access.token);
+  const client::VmmClient vmm(access.endpoint, access.token, access.pin);
   DS_TRY(const auto vms, vmm.vms());
   DS_TRY(const auto vm, client::find_vm(vms, options.id));
   DS_CHECK(check_not_kms(vm, access.defaults));
@@ -71,6 +71,7 @@ void add_remove(cli::Command& program, const Globals& globals, const cli::Stream
   cli::Command& verb = program.verb("remove", "stop an app and delete it with its data", {"rm"});
   verb.option("ID", options->id, "VM id or a prefix of it, name, or app id");
   verb.require("ID");
+  verb.values("ID", cli::Values::dynamic("apps"));
   verb.flag("--keep-grant", options->keep_grant,
             "leave the allow-list entry, so that the same app may start again");
   verb.option("--allowlist", options->allowlist, "allow-list in which the app is registered",

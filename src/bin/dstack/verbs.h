@@ -22,4 +22,7 @@ void add_logs(cli::Command& program, const Globals& globals, const cli::Streams&
 void add_info(cli::Command& program, const Globals& globals, const cli::Streams& streams);
 void add_remove(cli::Command& program, const Globals& globals, const cli::Streams& streams);
 
+// The hidden verb behind completions: names of apps.
+void add_complete(cli::Command& program, const Globals& globals, const cli::Streams& streams);
+
 }  // namespace dstack::dstack_cli
