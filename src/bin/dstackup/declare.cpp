@@ -1,3 +1,4 @@
+#include "cli/completion.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -9,6 +10,9 @@ void declare(cli::Command& program, const cli::Streams& streams) {
   add_image(program, streams);
   add_volume(program, streams);
   add_destroy(program, streams);
+  add_support(program, streams);
+  add_complete(program, streams);
+  cli::add_completion(program, streams);
   program.examples(
       "dstackup image build\n"
       "dstackup install --platform simulated\n"

@@ -16,6 +16,11 @@ void add_destroy(cli::Command& program, const cli::Streams& streams);
 void add_image(cli::Command& program, const cli::Streams& streams);   // image build|list|rm
 void add_volume(cli::Command& program, const cli::Streams& streams);  // volume add|list|rm
 
+void add_support(cli::Command& program, const cli::Streams& streams);
+
+// The hidden verb behind completions: names of images and volumes.
+void add_complete(cli::Command& program, const cli::Streams& streams);
+
 // `dstackup supervise`: the built-in supervisor's daemon. Not in --help; started by the other verbs.
 int run_supervise(int argc, const char* const* argv, const cli::Streams& streams);
 
