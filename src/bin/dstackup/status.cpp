@@ -1,5 +1,6 @@
 #include <array>
 #include <charconv>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <thread>
@@ -12,6 +13,8 @@
 #include "cli/table.h"
 #include "context.h"
 #include "host/doctor.h"
+#include "host/tls_identity.h"
+#include "probe_vmm.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -23,6 +26,7 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 constexpr std::size_t k_log_lines = 10;
+constexpr std::int64_t k_recent = host::k_recent_restart;
 constexpr const char* k_default_wait = "300";
 constexpr std::chrono::milliseconds k_poll{500};
 
@@ -33,12 +37,13 @@ constexpr std::array<std::string_view, 6> k_checks = {"auth-service", "vmm-servi
 struct Flags {
   std::optional<std::string> prefix;
   std::optional<std::string> wait;
+  std::optional<std::string> host, fingerprint;
   bool json = false;
 };
 
 struct Service {
   host::ServiceStatus status;
-  std::vector<std::string> log;  // the last lines of one that is not active
+  std::vector<std::string> log;  // the last lines of one that is not active, or was restarted lately
 };
 
 struct Report {
@@ -59,7 +64,8 @@ Service look_at(host::ServiceManager& services, const std::string& unit) {
   if (auto status = services.status(unit)) {
     out.status = std::move(*status);
   }
-  if (out.status.state != host::ServiceState::active) {
+  const bool restarted = out.status.restarts != 0 && std::time(nullptr) - out.status.since_unix < k_recent;
+  if (out.status.state != host::ServiceState::active || restarted) {
     out.log = services.logs(unit, k_log_lines).value_or(std::vector<std::string>());
   }
   return out;
@@ -82,7 +88,8 @@ Result<Report> make_report(const Flags& flags) {
   for (const auto& unit : {state.auth_unit, state.vmm_unit}) {
     out.services.push_back(look_at(*services, unit));
   }
-  if (const auto vmm = open_vmm(layout, state)) {
+  if (auto vmm = open_vmm(layout, state)) {
+    vmm->set_limit(std::chrono::seconds(2));
     out.vms = vmm->vms().value_or(std::vector<::vmm::VmInfo>());
   }
   out.registered =
@@ -112,7 +119,12 @@ void print_text(const cli::Streams& streams, const Report& report) {
   out << "image     " << state.image.value_or("none") << '\n';
   out << base::format("ports     {} VMM API, {} webhook, {} host API", state.dashboard_port(),
                       state.auth_port, state.host_api_port)
-      << (state.kms_port == 0 ? "" : base::format(", {} KMS", state.kms_port)) << "\n\n";
+      << (state.kms_port == 0 ? "" : base::format(", {} KMS", state.kms_port)) << '\n';
+  if (!state.expose.empty()) {
+    out << "exposed   " << state.exposed_url() << ", certificate "
+        << host::read_fingerprint(state.tls_cert).value_or("unreadable") << '\n';
+  }
+  out << '\n';
   out << host::checks_as_text(report.checks);
   for (const auto& service : report.services) {
     if (!service.log.empty()) {
@@ -158,6 +170,10 @@ void print_json(const cli::Streams& streams, const Report& report) {
                    {"auth", state.auth_port},
                    {"hostApi", state.host_api_port},
                    {"kms", state.kms_port}};
+  if (!state.expose.empty()) {
+    json["exposed"] = {{"url", state.exposed_url()},
+                       {"fingerprint", host::read_fingerprint(state.tls_cert).value_or("")}};
+  }
   json["kmsVmId"] = state.kms_vm_id ? Json(*state.kms_vm_id) : Json(nullptr);
   json["kmsCaSha256"] = state.kms_ca_sha256;
   json["checks"] = Json::parse(host::checks_as_json(report.checks));
@@ -202,6 +218,9 @@ Result<std::chrono::seconds> parse_wait(const std::string& text) {
 }
 
 Result<int> status(const Flags& flags, const cli::Streams& streams) {
+  if (flags.host) {
+    return probe_vmm(*flags.host, flags.fingerprint, flags.json, streams);
+  }
   std::chrono::seconds limit{0};
   if (flags.wait) {
     DS_TRY(limit, parse_wait(*flags.wait));
@@ -209,7 +228,7 @@ Result<int> status(const Flags& flags, const cli::Streams& streams) {
   cli::Progress progress(streams, /*quiet=*/!flags.wait);
   DS_TRY(auto report, make_report(flags));
   while (!report.healthy() && progress.elapsed() < limit) {
-    progress.waiting("waiting for " + what_is_missing(report));
+    progress.waiting(what_is_missing(report));
     std::this_thread::sleep_for(k_poll);
     DS_TRY(report, make_report(flags));
   }
@@ -227,12 +246,17 @@ void add_status(cli::Command& program, const cli::Streams& streams) {
   auto flags = std::make_shared<Flags>();
   auto& verb = program.verb("status", "services, KMS, image pin, VMs; exit code 0 when all is up, else 1");
   verb.option("--prefix", flags->prefix, "the installation below this directory");
+  verb.option("--host", flags->host, "only ask this VMM whether it answers: http://, https:// or unix:PATH",
+              "the installation of this host");
+  verb.option("--fingerprint", flags->fingerprint, "certificate of an https --host: sha256:HEX",
+              "DSTACK_VMM_FINGERPRINT, then what was given last");
   verb.flag("--wait", flags->wait, k_default_wait,
             "wait until all is up, with --wait=60 for 60 seconds at most");
   verb.flag("-j,--json", flags->json, "print JSON");
   verb.examples(
       "dstackup status\n"
       "dstackup status --wait=60\n"
+      "dstackup status --host https://192.0.2.7:9080\n"
       "dstackup status --json --prefix /opt/dstack-test");
   verb.action(
       [flags, &streams] { return report(streams, flags->json, [&] { return status(*flags, streams); }); });
