@@ -132,7 +132,8 @@ Coexistence scan_other_vmms(const OwnInstall& own, const std::filesystem::path& 
       continue;
     }
     const auto arguments = arguments_of(it->path());
-    if (arguments.empty() || names_path_below(arguments, own.vms.string())) {
+    if (arguments.empty() || names_path_below(arguments, own.vms.string()) ||
+        std::ranges::find(own.vm_processes, *pid) != own.vm_processes.end()) {
       continue;
     }
     add_live_cids(arguments, out.cids);
@@ -140,12 +141,14 @@ Coexistence scan_other_vmms(const OwnInstall& own, const std::filesystem::path& 
       continue;
     }
     const auto config = config_of(arguments);
-    if (config.empty() || config == own.vmm_toml.string()) {
+    // A relative path means that process's directory, not ours.
+    const auto path = config.starts_with('/') ? std::filesystem::path(config) : it->path() / "cwd" / config;
+    std::error_code missing;
+    if (config.empty() || config == own.vmm_toml.string() ||
+        std::filesystem::equivalent(path, own.vmm_toml, missing)) {
       continue;
     }
     out.vmms.push_back({*pid, config});
-    // A relative path means that process's directory, not ours.
-    const auto path = config.starts_with('/') ? std::filesystem::path(config) : it->path() / "cwd" / config;
     const auto text = base::read_file(path);
     if (!text) {
       continue;

@@ -33,8 +33,9 @@ struct Coexistence {
 };
 
 struct OwnInstall {
-  std::filesystem::path vmm_toml;  // a dstack-vmm with this configuration is ours
-  std::filesystem::path vms;       // a process that names a path below it is one of our VMs
+  std::filesystem::path vmm_toml;   // a dstack-vmm with this configuration is ours
+  std::filesystem::path vms;        // a process that names a path below it is one of our VMs
+  std::vector<pid_t> vm_processes;  // and so are these
 };
 
 // Scans `proc`. Unreadable entries are skipped.

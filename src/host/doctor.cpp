@@ -220,7 +220,7 @@ void ignore_failures(std::vector<CheckResult>& results, const std::set<std::stri
   }
 }
 
-Result<> require_no_failure(const std::vector<CheckResult>& results) {
+Result<> require_no_failure(const std::vector<CheckResult>& results, bool shown) {
   std::vector<const CheckResult*> failures;
   for (const auto& result : results) {
     if (result.finding.verdict == Verdict::failed) {
@@ -233,11 +233,12 @@ Result<> require_no_failure(const std::vector<CheckResult>& results) {
   if (failures.size() == 1) {
     const auto& [name, finding] = *failures.front();
     return base::fail(base::Error{finding.code, base::format("preflight check {} failed", name),
-                                  finding.evidence, finding.fix});
+                                  shown ? std::string() : finding.evidence, finding.fix});
   }
   std::string cause;
   for (const auto* failure : failures) {
-    cause += (cause.empty() ? "" : "; ") + failure->name + ": " + failure->finding.evidence;
+    cause += shown ? (cause.empty() ? "" : ", ") + failure->name
+                   : (cause.empty() ? "" : "; ") + failure->name + ": " + failure->finding.evidence;
   }
   return base::fail(base::Error{Code::preflight, base::format("{} preflight checks failed", failures.size()),
                                 cause, "mend them, 'dstackup doctor' says how"});

@@ -2,6 +2,7 @@
 // are about the host before its first side effect. Checks read and never change anything.
 #pragma once
 
+#include <cstdint>
 #include <set>
 #include <span>
 #include <string>
@@ -45,6 +46,9 @@ struct CheckResult {
   std::string name;
   Finding finding;
 };
+// A service that was restarted by its manager less than so many seconds ago is a warning.
+inline constexpr std::int64_t k_recent_restart = 600;
+
 enum class CheckScope { everything, preflight };
 // In the order of the table.
 std::vector<CheckResult> run_checks(const CheckContext& context, CheckScope scope);
@@ -59,8 +63,8 @@ base::Result<std::set<std::string>> parse_ignored_checks(const std::vector<std::
 // Failures that are named become warnings that say so.
 void ignore_failures(std::vector<CheckResult>& results, const std::set<std::string>& ignored);
 // An error when a check failed: that check's own when it is the only one, else Code::preflight with all of
-// them.
-base::Result<> require_no_failure(const std::vector<CheckResult>& results);
+// them, only by name when their evidence was `shown` already.
+base::Result<> require_no_failure(const std::vector<CheckResult>& results, bool shown = false);
 
 // One or two lines for each result: verdict, name and evidence in columns, the fix below. Skipped checks with
 // the same reason share a line.

@@ -73,11 +73,13 @@ Finding service(const CheckContext& context, const std::string& name) {
     if (status->pid != 0) {
       evidence += base::format(", pid {}", status->pid);
     }
-    if (status->restarts != 0) {
-      return warning(base::format("{}, restarted {} times", evidence, status->restarts),
-                     "look at its log for the reason: dstackup status");
+    if (status->restarts == 0) {
+      return ok(evidence);
     }
-    return ok(evidence);
+    evidence += base::format(", restarted {} times", status->restarts);
+    return context.probe.now() - status->since_unix < k_recent_restart
+               ? warning(evidence, "look for the reason in its log, 'dstackup status' shows the last lines")
+               : ok(evidence);
   }
   const auto& why = status->result.empty() ? status->text : status->result;
   evidence += why.empty() ? "" : ": " + why;

@@ -119,7 +119,11 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
       base::find_tool(
           options.qemu.value_or(known && !known->qemu_path.empty() ? known->qemu_path : "qemu-system-x86_64"))
           .value_or("");
-  facts.others = scan_other_vmms({facts.layout.vmm_toml(), facts.layout.vms()});
+  OwnInstall own{facts.layout.vmm_toml(), facts.layout.vms(), {}};
+  for (const auto& vm : live_vms(facts.layout.vms())) {
+    own.vm_processes.push_back(vm.pid);
+  }
+  facts.others = scan_other_vmms(own);
   facts.memory_mib = available_memory_mib();
   facts.disk_mib = free_disk_mib(facts.layout.state);
   ServiceManagerOptions manager_options;

@@ -34,7 +34,8 @@ base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::La
 }
 
 base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state) {
-  DS_TRY(const auto vmm, open_vmm(layout, state));
+  DS_TRY(auto vmm, open_vmm(layout, state));
+  vmm.set_limit(std::chrono::seconds(2));
   DS_TRY(const auto vms, vmm.vms(/*brief=*/true));
   const auto running = std::ranges::count_if(vms, [](const auto& vm) { return vm.status() == "running"; });
   return base::format("{} VMs, {} running", vms.size(), running);

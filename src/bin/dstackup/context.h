@@ -25,7 +25,7 @@ base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::La
                                                                   const std::string& instance,
                                                                   bool may_start);
 
-// How many VMs there are and run, for people. Waits a few seconds at most.
+// How many VMs there are and run, for people. Waits two seconds at most.
 base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state);
 // The machine as doctor's checks see it. `services` must outlive it.
 host::Probe host_probe(host::ServiceManager& services);

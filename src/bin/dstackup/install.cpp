@@ -68,11 +68,14 @@ Result<Planned> preflight(const Flags& flags, const host::InstallOptions& option
     print_findings(streams, look.checks);
   }
   if (!flags.dry_run) {
-    DS_CHECK(host::require_no_failure(look.checks));
+    DS_CHECK(host::require_no_failure(look.checks, /*shown=*/!flags.json));
   }
   auto made = host::make_plan(options, facts);
   if (!made && flags.dry_run) {
-    DS_CHECK(host::require_no_failure(look.checks));
+    if (!flags.json) {
+      print_findings(streams, look.checks);
+    }
+    DS_CHECK(host::require_no_failure(look.checks, /*shown=*/!flags.json));
   }
   DS_TRY(auto plan, std::move(made));
   const bool known_image = facts.state && facts.state->os_image_hash == plan.os_image_hash;
@@ -133,7 +136,7 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
     const auto steps = host::install_steps(context);
     streams.out << (flags.json ? with_checks_as_json(host::plan_as_json(*plan, steps), planned.checks) + "\n"
                                : with_checks_as_text(host::plan_as_text(*plan, steps), planned.checks));
-    DS_CHECK(host::require_no_failure(planned.checks));
+    DS_CHECK(host::require_no_failure(planned.checks, /*shown=*/true));
     return cli::k_exit_ok;
   }
   DS_CHECK(host::ensure_state_directory(plan->layout));

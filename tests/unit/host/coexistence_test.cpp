@@ -26,6 +26,15 @@ TEST(CidWindow, Vectors) {
 }
 
 TEST(CidWindow, Edges) {
+  // A window that ends at 2^32, one that begins at the very top, and one that covers a window's middle.
+  EXPECT_FALSE(choose_cid_start(4294966296U, {{4294967295U, 4294967296U}}));
+  EXPECT_EQ(*choose_cid_start(4294965000U, {{4294967295U, 4294967296U}}), 4294965000U);
+  EXPECT_FALSE(choose_cid_start(1000, {{1400, 1500}}));
+  EXPECT_FALSE(choose_cid_start(1400, {{1000, 9000}}));
+  EXPECT_FALSE(choose_cid_start(4294967295U, {}));
+  EXPECT_FALSE(choose_cid_start(2, {})) << "0 to 2 have meanings of their own";
+  EXPECT_EQ(*choose_cid_start(3, {}), 3U);
+  EXPECT_EQ(*choose_cid_start(std::nullopt, {{3, 1001}}), 2000U);
   // Touching is not overlapping.
   EXPECT_EQ(*choose_cid_start(2000, {{1000, 2000}, {3000, 4000}}), 2000U);
   EXPECT_FALSE(choose_cid_start(2001, {{3000, 4000}}));
@@ -66,7 +75,7 @@ class Proc {
 
 TEST(OtherVmms, ScanFindsThemAndNotOurs) {
   const test::TempDir files;
-  const OwnInstall own{files / "etc/dstack/vmm.toml", files / "var/lib/dstack/vm"};
+  const OwnInstall own{files / "etc/dstack/vmm.toml", files / "var/lib/dstack/vm", {}};
   std::ofstream(files / "other.toml") << "[cvm]\ncid_start = 1000\n[host_api]\nport = 10000\n";
   const Proc proc;
   fs::create_directories(proc.dir / "self");
@@ -93,6 +102,27 @@ TEST(OtherVmms, RelativeConfigMeansTheirDirectory) {
   fs::create_symlink(files.path(), proc.dir / "10/cwd");
   const auto found = scan_other_vmms({}, proc.dir.path());
   EXPECT_EQ(found.cids, (std::vector<CidRange>{{7000, 8000}}));
+}
+
+// Our own VMM by another spelling of its path, our own VMs by their process.
+TEST(OtherVmms, OursByAnotherName) {
+  const test::TempDir files;
+  std::ofstream(files / "vmm.toml") << "cid_start = 7000\n[host_api]\nport = 10000\n";
+  fs::create_directories(files / "link");
+  fs::create_symlink(files / "vmm.toml", files / "link/vmm.toml");
+  const Proc proc;
+  proc.add(10, {"dstack-vmm", "-c", (files / "link/vmm.toml").string()});
+  proc.add(11, {"dstack-vmm", "-c", "vmm.toml"});
+  fs::create_symlink(files.path(), proc.dir / "11/cwd");
+  proc.add(12, {"qemu-system-x86_64", "-device", "vhost-vsock-pci,guest-cid=1001"});
+  proc.add(13, {"qemu-system-x86_64", "-device", "vhost-vsock-pci,guest-cid=1002"});
+  OwnInstall own{files / "vmm.toml", files / "vm", {12}};
+  const auto found = scan_other_vmms(own, proc.dir.path());
+  EXPECT_TRUE(found.vmms.empty());
+  EXPECT_TRUE(found.host_api_ports.empty());
+  EXPECT_EQ(found.cids, (std::vector<CidRange>{{1002, 1003}}));
+  own.vmm_toml = files / "other.toml";
+  EXPECT_EQ(scan_other_vmms(own, proc.dir.path()).vmms.size(), 2U);
 }
 
 TEST(OtherVmms, MissingProcIsEmpty) {

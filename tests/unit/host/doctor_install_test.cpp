@@ -167,7 +167,10 @@ TEST_P(DoctorService, RunsOrNot) {
       std::string(name) == "vmm-service" ? host.facts.state->vmm_unit : host.facts.state->auth_unit;
   host.expect(name, ok, unit);
   host.service.restarts = 2;
+  host.service.since_unix = host.now - 599;
   host.expect(name, warning, "restarted 2 times");
+  host.service.since_unix = host.now - 600;
+  host.expect(name, ok, "restarted 2 times");
   host.service = {};
   host.service.state = ServiceState::failed;
   host.service.result = "exit code 3";

@@ -105,12 +105,16 @@ TEST(DoctorTable, OneFailureKeepsItsOwnError) {
   EXPECT_EQ(one.error().code, base::Code::not_root);
   EXPECT_EQ(one.error().what(), "preflight check root failed: no root");
   EXPECT_EQ(one.error().fix, "use sudo");
+  EXPECT_EQ(require_no_failure({{"root", {failed, "no root", "use sudo"}}}, true).error().what(),
+            "preflight check root failed");
   const auto two = require_no_failure(
       {{"a", {failed, "this", "x"}}, {"b", {warning, "", ""}}, {"c", {failed, "that", "y"}}});
   ASSERT_FALSE(two);
   EXPECT_EQ(two.error().code, base::Code::preflight);
   EXPECT_EQ(two.error().what(), "2 preflight checks failed: a: this; c: that");
   EXPECT_FALSE(two.error().fix.empty());
+  const auto shown = require_no_failure({{"a", {failed, "this", "x"}}, {"c", {failed, "that", "y"}}}, true);
+  EXPECT_EQ(shown.error().what(), "2 preflight checks failed: a, c");
 }
 
 TEST(DoctorTable, Text) {
