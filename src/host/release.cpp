@@ -152,6 +152,22 @@ Result<std::string> parse_release_version(std::string_view text) {
   return std::string(rest);
 }
 
+std::optional<ReleaseWish> as_release(std::string_view image_name) {
+  ReleaseWish out;
+  for (const std::string_view prefix : {"dstack-nvidia-", "dstack-", "v"}) {
+    if (image_name.starts_with(prefix)) {
+      out.gpu = prefix == "dstack-nvidia-";
+      image_name.remove_prefix(prefix.size());
+      break;
+    }
+  }
+  if (!harmless(image_name) || image_name.front() < '0' || image_name.front() > '9') {
+    return std::nullopt;
+  }
+  out.version = image_name;
+  return out;
+}
+
 std::string release_path(const std::string& version) {
   const auto dot = version.find('.');
   const auto minor =

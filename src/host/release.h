@@ -29,6 +29,14 @@ struct Release {
 // "guest-os-v0.6.0", "v0.6.0" or "0.6.0" -> "0.6.0": three numbers, the third possibly followed by "-..." or
 // by further dot parts. Code::invalid_argument otherwise.
 base::Result<std::string> parse_release_version(std::string_view text);
+// What `install --image` may mean beside an image that is there: a published one.
+struct ReleaseWish {
+  std::string version;
+  bool gpu = false;
+};
+// "dstack-nvidia-<v>", "dstack-<v>", "v<v>" or "<v>", v starting with a digit; nullopt for every other name
+// ("dstack-dev-<v>" too).
+std::optional<ReleaseWish> as_release(std::string_view image_name);
 // Where the release of a version is, below the API's base.
 std::string release_path(const std::string& version);
 inline constexpr const char* k_release_list_path = "/Dstack-TEE/dstack/releases?per_page=100";

@@ -22,7 +22,7 @@ Result<std::optional<PendingUpgrade>> load_pending_upgrade(const std::filesystem
       json["to"].is_string()) {
     out = {json["from"].get<std::string>(), json["to"].get<std::string>()};
   }
-  if (!is_program_set_id(out.from) || !is_program_set_id(out.to)) {
+  if ((!out.from.empty() && !is_program_set_id(out.from)) || !is_program_set_id(out.to)) {
     return base::fail(Code::state_corrupt,
                       "the record of an unfinished upgrade cannot be read: " + path.string(),
                       "remove the file and run 'dstackup upgrade' or 'dstackup rollback' again");
@@ -30,10 +30,20 @@ Result<std::optional<PendingUpgrade>> load_pending_upgrade(const std::filesystem
   return std::optional(std::move(out));
 }
 
+Result<> save_pending_upgrade(const std::filesystem::path& path, const PendingUpgrade& pending) {
+  const nlohmann::ordered_json json = {{"from", pending.from}, {"to", pending.to}};
+  return base::write_file_atomic(path, json.dump() + "\n", {.mode = 0600});
+}
+
 Result<bool> Upgrade::recover() const {
   DS_TRY(const auto pending, load_pending_upgrade(m_pending));
   if (!pending) {
     return false;
+  }
+  if (pending->from.empty()) {
+    return base::fail(Code::no_previous,
+                      "the installation was never complete, so there is nothing to go back to",
+                      "run 'dstackup install' first");
   }
   m_actions.report("an upgrade was cut off: going back to the programs of before first");
   DS_CHECK(go_back(*pending));
@@ -53,8 +63,7 @@ Result<> Upgrade::switch_to(const std::string& to) const {
                       "run 'dstackup install' once, then upgrade");
   }
   const PendingUpgrade pending{*from, to};
-  const nlohmann::ordered_json json = {{"from", pending.from}, {"to", pending.to}};
-  DS_CHECK(base::write_file_atomic(m_pending, json.dump() + "\n", {.mode = 0600}));
+  DS_CHECK(save_pending_upgrade(m_pending, pending));
   const auto forward = [&]() -> Result<> {
     DS_CHECK(m_store.set_current(to));
     DS_CHECK(m_actions.run(to));

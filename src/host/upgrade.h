@@ -15,10 +15,11 @@ namespace dstack::host {
 
 // What was begun and is not known to be well: written before the switch, removed after the health check.
 struct PendingUpgrade {
-  std::string from, to;  // ids of program sets
+  std::string from, to;  // ids of program sets; no `from`: nothing has run well yet
 };
 // nullopt when there is no file. Code::state_corrupt names it and the way out.
 base::Result<std::optional<PendingUpgrade>> load_pending_upgrade(const std::filesystem::path& path);
+base::Result<> save_pending_upgrade(const std::filesystem::path& path, const PendingUpgrade& pending);
 
 struct UpgradeActions {
   // Has the services run the programs of this set, and no others; fails when one does not come up.

@@ -41,6 +41,19 @@ TEST(ReleaseVersion, DecidesTheRepository) {
   EXPECT_EQ(host::release_path("1.0.0"), "/Dstack-TEE/dstack/releases/tags/guest-os-v1.0.0");
 }
 
+TEST(ReleaseVersion, IsFoundInImageNames) {
+  EXPECT_EQ(host::as_release("dstack-0.6.0")->version, "0.6.0");
+  EXPECT_FALSE(host::as_release("dstack-0.6.0")->gpu);
+  EXPECT_EQ(host::as_release("dstack-nvidia-0.6.0")->version, "0.6.0");
+  EXPECT_TRUE(host::as_release("dstack-nvidia-0.6.0")->gpu);
+  EXPECT_EQ(host::as_release("v0.6.0")->version, "0.6.0");
+  EXPECT_EQ(host::as_release("0.6.0-rc1_x")->version, "0.6.0-rc1_x");
+  for (const char* name :
+       {"", "dstack-dev-0.6.0", "my-image", "dstack-", "v", "latest", "dstack-v0.6.0", "0.6/0"}) {
+    EXPECT_FALSE(host::as_release(name)) << name;
+  }
+}
+
 TEST(ReleaseApi, IsCleaned) {
   EXPECT_EQ(host::clean_release_api(" https://mirror.example/repos// ").value(),
             "https://mirror.example/repos");
