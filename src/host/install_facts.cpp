@@ -7,6 +7,7 @@
 #include "host/render.h"
 #include "host/service_manager.h"
 #include "host/supervisor.h"
+#include "host/tls_identity.h"
 #include "host/vm_record.h"
 #include "host/volume.h"
 
@@ -65,6 +66,17 @@ void read_state(InstallFacts& facts) {
   }
 }
 
+// --image-path, else where the installation has its images.
+Result<> choose_image_path(const InstallOptions& options, InstallFacts& facts) {
+  const auto& known = facts.state ? facts.state : facts.last;
+  const auto kept = known && !known->image_path.empty() ? std::optional(known->image_path) : std::nullopt;
+  if (const auto& path = options.image_path ? options.image_path : kept) {
+    DS_CHECK(validate_directory(*path, "--image-path"));
+    facts.layout.image_path = *path;
+  }
+  return {};
+}
+
 // "auto" is what is installed, else what the processor offers.
 void settle_platform(std::optional<PlatformKind> wanted, InstallFacts& facts) {
   if (!wanted && facts.state) {
@@ -94,6 +106,11 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
   DS_TRY(facts.layout, Layout::make(options.prefix));
   DS_TRY(facts.instance, instance_name(options.instance, options.prefix));
   read_state(facts);
+  DS_CHECK(choose_image_path(options, facts));
+  if (options.expose && *options.expose != "none") {
+    // Only when it is asked for: one that was accepted once may be away for the moment.
+    DS_CHECK(check_exposable(*options.expose));
+  }
   settle_platform(wanted, facts);
   if (auto image = choose_image(options, facts)) {
     facts.image = std::move(*image);
@@ -140,6 +157,7 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
     facts.vmm_running = active(known->vmm_unit);
     facts.kms_running = known->kms_vm_id && read_live_vm(facts.layout.vms() / *known->kms_vm_id).has_value();
   }
+  facts.vms_running = !live_vms(facts.layout.vms()).empty();
   if (manager->kind() == "supervisor") {
     const auto root = supervisor_cgroup_root(facts.instance);
     facts.cgroup_root = root.empty() ? "" : root + "/vms";

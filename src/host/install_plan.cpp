@@ -78,6 +78,32 @@ Number first_of(const std::optional<Number>& flag, const std::optional<InstallSt
   return kept != 0 ? kept : otherwise;
 }
 
+template <class Number>
+const char* origin(const std::optional<Number>& flag, const std::optional<InstallState>& known, Number value,
+                   Number kept, const char* otherwise) {
+  return flag ? "as given" : known && kept == value ? "as installed" : otherwise;
+}
+
+void describe_ports(const InstallOptions& options, const std::optional<InstallState>& known,
+                    InstallPlan& plan) {
+  const auto kept = known.value_or(InstallState{});
+  const auto add = [&](const char* flag, const std::optional<std::uint16_t>& given, std::uint16_t port,
+                       std::uint16_t before, const std::string& user, const char* why,
+                       const char* otherwise = "the default") {
+    plan.ports.push_back({flag, port, user, why, origin(given, known, port, before, otherwise)});
+  };
+  add("--dashboard-port", options.dashboard_port, plan.dashboard_port, kept.dashboard_port(), plan.vmm_unit,
+      "dstack and the dashboard reach the VMM's API, with the token");
+  add("--auth-port", options.auth_port, plan.auth_port, kept.auth_port, plan.auth_unit,
+      "the KMS asks who may have keys");
+  add("--host-api-port", options.host_api_port, plan.host_api_port, kept.host_api_port, plan.vmm_unit,
+      "guests report how their boot goes");
+  if (plan.kms_port != 0) {
+    add("--kms-port", options.kms_port, plan.kms_port, kept.kms_port, "KMS", "guests get their keys",
+        "the first free one");
+  }
+}
+
 Result<> choose_ports(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
   DS_TRY(const auto ports, plan_ports(options, facts));
   plan.dashboard_port = ports.dashboard;
@@ -94,6 +120,7 @@ Result<> choose_ports(const InstallOptions& options, const InstallFacts& facts, 
         base::format("--kms-port {} is outside the ports that VMs may be published on", plan.kms_port),
         base::format("choose a port from {} to {}", k_first_host_port, k_last_host_port));
   }
+  describe_ports(options, facts.state ? facts.state : facts.last, plan);
   return check_port_numbers(ports.all);
 }
 
@@ -103,9 +130,11 @@ Result<> choose_cids(const InstallOptions& options, const InstallFacts& facts, I
   if (!wanted && known && known->cid_start != 0) {
     // A window that was taken once is kept: the running VMs have addresses in it.
     plan.cid_start = known->cid_start;
+    plan.cid_origin = "as installed";
     return {};
   }
   DS_TRY(plan.cid_start, choose_cid_start(wanted, facts.others.cids));
+  plan.cid_origin = wanted ? "as given" : "a block that no other VM manager uses";
   return {};
 }
 
@@ -125,6 +154,25 @@ Result<> choose_kms(const InstallOptions& options, const InstallFacts& facts, In
     plan.warnings.push_back(base::format(
         "the KMS image {} is in no volume of this host, its VM pulls it from the registry", plan.kms_image));
   }
+  return {};
+}
+
+// What was exposed stays so until it is taken back.
+std::string exposed_address(const InstallOptions& options, const std::optional<InstallState>& known) {
+  const auto wanted = options.expose.value_or(known ? known->expose : "");
+  return wanted == "none" ? "" : wanted;
+}
+
+Result<> choose_key_provider(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  const auto& known = facts.state ? facts.state : facts.last;
+  KeyProviderFlags flags{options.existing_key_provider, options.key_provider_port, options.key_provider_src,
+                         options.no_start};
+  if (!flags.existing && !flags.port && !flags.source && known && !known->key_provider.empty() &&
+      !known->kp_own_project) {
+    flags.existing = known->key_provider;
+  }
+  DS_TRY(plan.key_provider,
+         plan_key_provider(facts.platform.value_or(PlatformKind::simulated), flags, plan.layout));
   return {};
 }
 
@@ -155,8 +203,31 @@ void fill_state(const InstallOptions& options, const InstallFacts& facts, Instal
   s.host_api_port = plan.host_api_port;
   s.cid_start = plan.cid_start;
   s.kms_port = plan.kms_port;
+  s.expose = plan.expose;
+  s.tls_cert = plan.expose.empty() ? "" : l.tls_cert().string();
+  s.image_path = l.image_path ? l.image_path->string() : "";
+  s.key_provider = plan.key_provider.address.empty()
+                       ? ""
+                       : base::format("{}:{}", plan.key_provider.address, plan.key_provider.port);
+  s.kp_own_project =
+      plan.key_provider.project.empty() ? std::nullopt : std::optional(plan.key_provider.project);
   s.version = DSTACK_VERSION;
   plan.state = std::move(s);
+}
+
+void describe_running(const InstallFacts& facts, InstallPlan& plan) {
+  plan.kms_up = facts.kms_running && facts.state && !facts.state->kms_ca_cert.empty();
+  if (!facts.state) {
+    return;
+  }
+  const auto directory = [](const std::filesystem::path& program) { return program.parent_path().string(); };
+  plan.auth_outdated =
+      facts.state->auth_port != plan.auth_port || facts.state->bin_dir != directory(plan.auth_program);
+  plan.vmm_outdated = facts.state->bin_dir != directory(plan.vmm_program);
+  if (facts.vms_running && facts.state->host_api_port != plan.host_api_port) {
+    plan.warnings.emplace_back(
+        "VMs that run reach the VMM at the host API's old port until they are started again");
+  }
 }
 
 }  // namespace
@@ -181,8 +252,18 @@ Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& f
              {"--host-api-port", loopback, out.host_api, ours(out.host_api, host_api, facts.vmm_running)}};
   if (facts.platform == PlatformKind::tdx) {
     out.key_provider = options.key_provider_port.value_or(k_default_key_provider_port);
-    const bool own_project = known && known->kp_own_project == base::format("dstack-kp-{}", out.key_provider);
-    out.all.push_back({"--key-provider-port", loopback, out.key_provider, own_project});
+    const bool own_project = known && known->kp_own_project == key_provider_project(out.key_provider);
+    // One that runs already is somebody else's, and so is its port.
+    const bool kept = known && !known->key_provider.empty() && !known->kp_own_project &&
+                      !options.key_provider_port && !options.key_provider_src;
+    if (!options.existing_key_provider && !kept) {
+      out.all.push_back({"--key-provider-port", loopback, out.key_provider, own_project});
+    }
+  }
+  if (const auto exposed = exposed_address(options, known); !exposed.empty()) {
+    const bool same = facts.vmm_running && facts.state && facts.state->expose == exposed &&
+                      facts.state->dashboard_port() == out.dashboard;
+    out.all.push_back({"--expose", exposed, out.dashboard, same});
   }
   if (!options.no_kms) {
     out.kms = first_of<std::uint16_t>(options.kms_port, known, kms, 0);
@@ -236,11 +317,15 @@ Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts&
   DS_CHECK(choose_kms(options, facts, plan));
   DS_CHECK(choose_ports(options, facts, plan));
   DS_CHECK(choose_cids(options, facts, plan));
+  plan.expose = exposed_address(options, facts.state ? facts.state : facts.last);
+  DS_CHECK(choose_key_provider(options, facts, plan));
+  plan.start = !options.no_start;
   for (const auto& other : facts.others.vmms) {
     plan.warnings.push_back(
         base::format("another VM manager runs here (pid {}, {})", other.pid, other.config));
   }
   fill_state(options, facts, plan);
+  describe_running(facts, plan);
   return plan;
 }
 

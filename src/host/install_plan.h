@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "host/coexistence.h"
 #include "host/image.h"
+#include "host/key_provider.h"
 #include "host/layout.h"
 #include "host/platform.h"
 #include "host/ports.h"
@@ -32,13 +33,17 @@ struct InstallOptions {
   bool allow_unpinned_image = false;
   std::optional<std::string> qemu;
   std::optional<std::string> bin_dir;
+  std::optional<std::string> image_path;
+  std::optional<std::string> expose;                 // IP address, "none" takes it back
+  std::optional<std::string> existing_key_provider;  // ADDRESS:PORT
+  std::optional<std::string> key_provider_src;
+  bool no_start = false;
 };
 
 inline constexpr std::uint16_t k_default_dashboard_port = 9080;
 inline constexpr std::uint16_t k_default_auth_port = 8001;
 inline constexpr std::uint16_t k_default_host_api_port = 10000;
 inline constexpr std::uint16_t k_first_kms_port = 12443;  // the first free one from here
-inline constexpr std::uint16_t k_default_key_provider_port = 3443;
 
 // What the host looks like. gather_facts() fills it; tests make their own.
 struct InstallFacts {
@@ -59,6 +64,7 @@ struct InstallFacts {
   Coexistence others;
   // Ports that our own running parts hold.
   bool auth_running = false, vmm_running = false, kms_running = false;
+  bool vms_running = false;  // any of ours
   std::optional<std::uint64_t> memory_mib, disk_mib;
   PortTest port_is_free = host::port_is_free;
   std::string cgroup_root;  // for VMs, "" = none
@@ -79,6 +85,15 @@ struct PortPlan {
 };
 base::Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& facts);
 
+// A TCP port of the installation, for the printed plan.
+struct PortUse {
+  std::string flag;  // that sets it
+  std::uint16_t port = 0;
+  std::string user;    // unit, or "KMS"
+  std::string why;     // what it is for
+  std::string origin;  // "as given", "as installed", "the default", "the first free one"
+};
+
 struct InstallPlan {
   Layout layout;
   std::string instance;
@@ -89,11 +104,19 @@ struct InstallPlan {
   std::uint16_t dashboard_port = 0, auth_port = 0, host_api_port = 0;
   std::uint16_t kms_port = 0;  // 0 = no KMS
   std::uint32_t cid_start = 0;
+  std::vector<PortUse> ports;
+  std::string cid_origin;
+  // What the running services were started with is not what this plan says.
+  bool auth_outdated = false, vmm_outdated = false;
+  bool kms_up = false;  // its VM runs and its root is pinned
   std::string kms_image;
   std::vector<app::VerityVolume> kms_volumes;
   std::string qemu;
   std::filesystem::path auth_program, vmm_program;
   std::string cgroup_root;
+  std::string expose;  // address on which the VMM's API is served over TLS, "" = none
+  KeyProviderPlan key_provider;
+  bool start = true;   // false: only configure
   InstallState state;  // as it will be written; KMS id and pin are carried over
   std::vector<std::string> warnings;
 };

@@ -2,15 +2,18 @@
 
 #include <sys/stat.h>
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
 
 #include "app/allowlist_file.h"
 #include "attest/simulated.h"
 #include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "crypto/hash.h"
 #include "crypto/random.h"
+#include "host/optional_steps.h"
 #include "host/render.h"
+#include "host/tls_identity.h"
 
 namespace dstack::host {
 
@@ -42,23 +45,44 @@ Result<bool> make_if_missing(const fs::path& path, mode_t mode) {
   return true;
 }
 
+bool is_different(const fs::path& path, std::string_view text, mode_t mode) {
+  struct stat info = {};
+  if (::lstat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || (info.st_mode & 07777) != mode) {
+    return true;
+  }
+  const auto existing = base::read_file(path);
+  return !existing || *existing != text;
+}
+
+std::string make_or_change(const fs::path& path, std::string_view text, mode_t mode) {
+  return !is_there(path) ? "make" : is_different(path, text, mode) ? "change" : "";
+}
+
 InstallStep directories_step(InstallContext& context) {
   const auto& l = context.plan.layout;
-  InstallStep step{"directories", "configuration, state and run-time files", {}, {}};
+  InstallStep step{"directories", "configuration, state and run-time files", {}, {}, {}};
   add_missing(l.config, "configuration", step.creates);
   add_missing(l.run.parent_path(), "run-time files", step.creates);
   for (const auto& [path, note] :
        {std::pair{l.run, "run-time files"}, std::pair{l.cache, "build caches"}, std::pair{l.vms(), "VMs"},
-        std::pair{l.logs(), "service logs"}, std::pair{l.images(), "guest images"},
-        std::pair{l.volumes(), "volumes"}}) {
+        std::pair{l.logs(), "service logs"}, std::pair{l.volumes(), "volumes"}}) {
     step.creates.push_back({Kind::tree, path.string(), note});
   }
-  step.apply = [l]() -> Result<bool> {
+  std::vector<std::pair<fs::path, mode_t>> wanted = {
+      {l.config, 0755}, {l.run, 0755}, {l.vms(), 0700}, {l.logs(), 0750}, {l.volumes(), 0755}};
+  if (!l.image_path) {
+    // A directory of the user's own is not ours to make or to remove.
+    step.creates.push_back({Kind::tree, l.images().string(), "guest images"});
+    wanted.emplace_back(l.images(), 0755);
+  }
+  step.pending = [wanted] {
+    return std::ranges::all_of(wanted, [](const auto& directory) { return is_there(directory.first); })
+               ? std::string()
+               : std::string("make");
+  };
+  step.apply = [wanted]() -> Result<bool> {
     bool changed = false;
-    for (const auto& [path, mode] :
-         {std::pair{l.config, mode_t{0755}}, std::pair{l.run, mode_t{0755}}, std::pair{l.vms(), mode_t{0700}},
-          std::pair{l.logs(), mode_t{0750}}, std::pair{l.images(), mode_t{0755}},
-          std::pair{l.volumes(), mode_t{0755}}}) {
+    for (const auto& [path, mode] : wanted) {
       DS_TRY(const bool made, make_if_missing(path, mode));
       changed |= made;
     }
@@ -70,7 +94,12 @@ InstallStep directories_step(InstallContext& context) {
 InstallStep token_step(InstallContext& context) {
   const auto path = context.plan.layout.token_file();
   InstallStep step{
-      "token", "whoever talks to the VMM's API must have it", {{Kind::file, path.string(), "token"}}, {}};
+      "token", "whoever talks to the VMM's API must have it", {{Kind::file, path.string(), "token"}}, {}, {}};
+  step.pending = [path]() -> std::string {
+    const auto existing = base::read_file(path, 4096);
+    return existing && !base::trim(*existing).empty() ? make_or_change(path, base::trim(*existing), 0600)
+                                                      : "make";
+  };
   step.apply = [path]() -> Result<bool> {
     const auto existing = base::read_file(path, 4096);
     if (existing && !base::trim(*existing).empty()) {
@@ -88,10 +117,12 @@ InstallStep token_step(InstallContext& context) {
 
 InstallStep simulated_tee_step(InstallContext& context) {
   const auto l = context.plan.layout;
-  return {"simulated TEE",
-          "seed and root certificate of this host's simulated evidence",
-          {{Kind::tree, l.simulated_tee().string(), "simulated TEE"}},
-          [l] { return ensure_simulated_tee(l); }};
+  return {
+      "simulated TEE",
+      "seed and root certificate of this host's simulated evidence",
+      {{Kind::tree, l.simulated_tee().string(), "simulated TEE"}},
+      [l] { return std::string(is_there(l.simulated_seed()) && is_there(l.simulated_root()) ? "" : "make"); },
+      [l] { return ensure_simulated_tee(l); }};
 }
 
 InstallStep allowlist_step(InstallContext& context) {
@@ -99,10 +130,27 @@ InstallStep allowlist_step(InstallContext& context) {
   const auto hash = context.plan.os_image_hash;
   InstallStep step{
       "allow-list",
-      hash.empty() ? "any guest image may get keys" : "guest image " + hash.substr(0, 16) + "… may get keys",
+      context.plan.image.empty() ? "there is no guest image yet, so none may get keys"
+      : hash.empty()             ? "any guest image may get keys"
+                                 : "guest image " + hash.substr(0, 16) + "… may get keys",
       {{Kind::file, path.string(), "allow-list"}, {Kind::file, path.string() + ".lock", "allow-list"}},
+      {},
       {}};
   const bool any = hash.empty() && !context.plan.image.empty();
+  step.pending = [path, hash, any]() -> std::string {
+    if (!is_there(path)) {
+      return "make";
+    }
+    const auto loaded = app::load_allowlist(path);
+    if (!loaded) {
+      return "cannot be used: " + loaded.error().what();
+    }
+    const auto& list = loaded->allowlist;
+    const bool there = list.kms_allow_any_device &&
+                       (any ? list.allow_any_os_image
+                            : hash.empty() || (list.os_images.contains(hash) && !list.allow_any_os_image));
+    return there ? "" : "add to it";
+  };
   step.apply = [path, hash, any]() -> Result<bool> {
     // Merged under its lock: apps and images that are registered stay.
     const app::AllowlistFile file(path);
@@ -122,6 +170,28 @@ InstallStep allowlist_step(InstallContext& context) {
   return step;
 }
 
+struct WantedFile {
+  fs::path path;
+  std::string text;
+  mode_t mode = 0;
+};
+
+std::string vmm_configuration(const InstallPlan& plan) {
+  VmmConfigValues values;
+  values.layout = plan.layout;
+  values.platform = plan.platform;
+  values.qemu_path = plan.qemu;
+  values.dashboard_port = plan.dashboard_port;
+  values.host_api_port = plan.host_api_port;
+  values.cid_start = plan.cid_start;
+  values.kms_port = plan.kms_port;
+  values.cgroup_root = plan.cgroup_root;
+  values.expose = plan.expose;
+  values.key_provider_address = plan.key_provider.address;
+  values.key_provider_port = plan.key_provider.port;
+  return render_vmm_toml(values);
+}
+
 InstallStep configuration_step(InstallContext& context) {
   const auto& plan = context.plan;
   const auto& l = plan.layout;
@@ -129,28 +199,26 @@ InstallStep configuration_step(InstallContext& context) {
                    base::format("VMM API on port {}, webhook on {}, host API on {}, VM addresses from {}",
                                 plan.dashboard_port, plan.auth_port, plan.host_api_port, plan.cid_start),
                    {{Kind::file, l.vmm_toml().string(), "VMM configuration"}},
+                   {},
                    {}};
+  std::vector<WantedFile> files = {{l.vmm_toml(), vmm_configuration(plan), 0600}};
   if (plan.kms_port != 0) {
     step.creates.push_back({Kind::file, l.kms_toml().string(), "KMS configuration"});
+    files.push_back({l.kms_toml(), kms_configuration(plan), 0644});
   }
-  step.apply = [&context]() -> Result<bool> {
-    const auto& p = context.plan;
-    VmmConfigValues values;
-    values.layout = p.layout;
-    values.platform = p.platform;
-    values.qemu_path = p.qemu;
-    values.dashboard_port = p.dashboard_port;
-    values.host_api_port = p.host_api_port;
-    values.cid_start = p.cid_start;
-    values.kms_port = p.kms_port;
-    values.cgroup_root = p.cgroup_root;
-    DS_TRY(context.vmm_config_changed,
-           write_if_different(p.layout.vmm_toml(), render_vmm_toml(values), 0600));
-    bool changed = context.vmm_config_changed;
-    if (p.kms_port != 0) {
-      const auto text = render_kms_toml({.auth_port = p.auth_port, .simulated = p.platform == "simulated"});
-      DS_TRY(const bool kms, write_if_different(p.layout.kms_toml(), text, 0644));
-      changed |= kms;
+  step.pending = [files] {
+    std::string out;
+    for (const auto& file : files) {
+      const auto todo = make_or_change(file.path, file.text, file.mode);
+      out = todo.empty() ? out : todo;
+    }
+    return out;
+  };
+  step.apply = [files]() -> Result<bool> {
+    bool changed = false;
+    for (const auto& file : files) {
+      DS_TRY(const bool written, write_if_different(file.path, file.text, file.mode));
+      changed |= written;
     }
     return changed;
   };
@@ -162,6 +230,11 @@ InstallStep state_step(InstallContext& context) {
   return {"record",
           "what is installed, for dstack and dstackup",
           {{Kind::file, path.string(), "record"}},
+          [&context, path] {
+            auto state = context.plan.state;
+            state.service_manager = context.services.kind();
+            return make_or_change(path, to_json_text(state), 0644);
+          },
           [&context, path]() -> Result<bool> {
             context.plan.state.service_manager = context.services.kind();
             return write_if_different(path, to_json_text(context.plan.state), 0644);
@@ -177,44 +250,68 @@ std::vector<JournalEntry> service_entries(const InstallContext& context, const s
           {Kind::service, unit, "supervisor"}};
 }
 
+// "start", "restart" or nothing.
+std::string service_pending(const InstallContext& context, const std::string& unit, bool outdated) {
+  const auto status = context.services.status(unit);
+  return !status || status->state != ServiceState::active ? "start" : outdated ? "restart" : "";
+}
+
+Result<bool> bring_up(const InstallContext& context, const ServiceSpec& spec) {
+  DS_TRY(const auto before, context.services.status(spec.name));
+  DS_CHECK(context.services.start(spec));
+  DS_TRY(const auto after, context.services.status(spec.name));
+  return before.pid != after.pid;
+}
+
 InstallStep auth_step(InstallContext& context) {
   const auto& plan = context.plan;
   const auto spec = auth_service(plan.layout, plan.auth_unit, plan.auth_program, plan.auth_port);
   return {plan.auth_unit, base::format("the KMS asks it on port {} who may have keys", plan.auth_port),
-          service_entries(context, plan.auth_unit), [&context, spec]() -> Result<bool> {
-            DS_TRY(const auto before, context.services.status(spec.name));
-            DS_CHECK(context.services.start(spec));
-            DS_TRY(const auto after, context.services.status(spec.name));
-            return before.pid != after.pid;
-          }};
+          service_entries(context, plan.auth_unit),
+          [&context] { return service_pending(context, context.plan.auth_unit, context.plan.auth_outdated); },
+          [&context, spec] { return bring_up(context, spec); }};
 }
 
 InstallStep vmm_step(InstallContext& context) {
   const auto& plan = context.plan;
   const auto spec = vmm_service(plan.layout, plan.vmm_unit, plan.auth_unit, plan.vmm_program);
+  const auto configuration = vmm_configuration(plan);
+  const auto pending = [&context, configuration] {
+    const auto& p = context.plan;
+    return service_pending(context, p.vmm_unit,
+                           p.vmm_outdated || !is_there(p.layout.token_file()) ||
+                               is_different(p.layout.vmm_toml(), configuration, 0600));
+  };
   return {plan.vmm_unit,
           base::format("makes and keeps the VMs; its API is http://127.0.0.1:{}", plan.dashboard_port),
-          service_entries(context, plan.vmm_unit), [&context, spec]() -> Result<bool> {
-            DS_TRY(const auto before, context.services.status(spec.name));
-            if (context.vmm_config_changed && before.state == ServiceState::active) {
-              DS_CHECK(context.services.restart(spec));
-            } else {
-              DS_CHECK(context.services.start(spec));
+          service_entries(context, plan.vmm_unit), pending,
+          [&context, spec, configuration]() -> Result<bool> {
+            auto now = spec;
+            // What it has read becomes part of its definition, so that the manager sees that a running VMM
+            // has read something else, also when the install that wrote it did not come as far as restarting
+            // it. One digest of both, so that it says nothing about the token.
+            DS_TRY(const auto token, base::read_file(context.plan.layout.token_file(), 4096));
+            now.environment.push_back("DSTACK_READ_SHA256=" + crypto::sha256_hex(configuration + token));
+            if (!context.plan.expose.empty()) {
+              // It reads the certificate when it starts.
+              DS_TRY(const auto fingerprint, read_fingerprint(context.plan.layout.tls_cert()));
+              now.environment.push_back("DSTACK_CERTIFICATE=" + fingerprint);
             }
-            DS_TRY(const auto after, context.services.status(spec.name));
-            return before.pid != after.pid;
+            return bring_up(context, now);
           }};
 }
 
 }  // namespace
 
+std::string kms_configuration(const InstallPlan& plan) {
+  return render_kms_toml({.auth_port = plan.auth_port,
+                          .simulated = plan.platform == "simulated",
+                          .snp = plan.platform == "amd-sev-snp"});
+}
+
 Result<bool> write_if_different(const std::filesystem::path& path, std::string_view text, mode_t mode) {
-  struct stat info = {};
-  if (::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && (info.st_mode & 07777) == mode) {
-    const auto existing = base::read_file(path);
-    if (existing && *existing == text) {
-      return false;
-    }
+  if (!is_different(path, text, mode)) {
+    return false;
   }
   DS_CHECK(base::write_file_atomic(path, text, {.mode = mode, .force_mode = true}));
   return true;
@@ -260,12 +357,20 @@ std::vector<InstallStep> install_steps(InstallContext& context) {
   if (context.plan.platform == "simulated") {
     steps.push_back(simulated_tee_step(context));
   }
+  if (!context.plan.expose.empty()) {
+    steps.push_back(expose_step(context));
+  }
+  if (!context.plan.key_provider.project.empty()) {
+    steps.push_back(key_provider_step(context));
+  }
   steps.push_back(allowlist_step(context));
   steps.push_back(configuration_step(context));
   // Before the services: whatever happens next, status and destroy know their names.
   steps.push_back(state_step(context));
-  steps.push_back(auth_step(context));
-  steps.push_back(vmm_step(context));
+  if (context.plan.start) {
+    steps.push_back(auth_step(context));
+    steps.push_back(vmm_step(context));
+  }
   return steps;
 }
 
@@ -274,46 +379,6 @@ Result<bool> run_step(const InstallStep& step, Journal& journal) {
     DS_CHECK(journal.record(entry));
   }
   return step.apply();
-}
-
-std::string plan_as_text(const InstallPlan& plan, const std::vector<InstallStep>& steps) {
-  std::string out = base::format("platform {}, guest image {}, installation below {}\n", plan.platform,
-                                 plan.image.empty() ? "none" : plan.image,
-                                 plan.layout.prefix ? plan.layout.prefix->string() : "/");
-  for (const auto& step : steps) {
-    out += base::format("  {}: {}\n", step.name, step.why);
-    for (const auto& entry : step.creates) {
-      out += base::format("      {} {}\n", to_string(entry.kind), entry.name);
-    }
-  }
-  if (plan.kms_port != 0) {
-    out += base::format("  KMS: a VM from {} with image {}, reached on port {}\n", plan.kms_image, plan.image,
-                        plan.kms_port);
-  }
-  return out;
-}
-
-std::string plan_as_json(const InstallPlan& plan, const std::vector<InstallStep>& steps) {
-  nlohmann::ordered_json json;
-  json["dryRun"] = true;
-  json["platform"] = plan.platform;
-  json["image"] = plan.image;
-  json["osImageHash"] = plan.os_image_hash;
-  json["ports"] = {{"dashboard", plan.dashboard_port},
-                   {"auth", plan.auth_port},
-                   {"hostApi", plan.host_api_port},
-                   {"kms", plan.kms_port}};
-  json["cidStart"] = plan.cid_start;
-  json["steps"] = nlohmann::ordered_json::array();
-  for (const auto& step : steps) {
-    nlohmann::ordered_json item = {{"name", step.name}, {"why", step.why}};
-    item["creates"] = nlohmann::ordered_json::array();
-    for (const auto& entry : step.creates) {
-      item["creates"].push_back({{"kind", to_string(entry.kind)}, {"name", entry.name}});
-    }
-    json["steps"].push_back(std::move(item));
-  }
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace dstack::host

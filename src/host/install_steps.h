@@ -17,6 +17,8 @@ struct InstallStep {
   std::string name;
   std::string why;
   std::vector<JournalEntry> creates;
+  // What apply() would find to do, worked out without touching anything; empty = nothing.
+  std::function<std::string()> pending;
   // True when something changed. A failure leaves what earlier steps made: a later install goes on from
   // there.
   std::function<base::Result<bool>()> apply;
@@ -26,18 +28,20 @@ struct InstallStep {
 struct InstallContext {
   InstallPlan& plan;
   ServiceManager& services;
-  // Set by the configuration step, read by the service steps.
-  bool vmm_config_changed = false;
 };
 
 // Directories, token, simulated TEE, allow-list, configurations, state file, both services. The KMS comes
 // after them and is the caller's: it is made through the VMM's API.
 std::vector<InstallStep> install_steps(InstallContext& context);
 
+// kms.toml, as it is kept on the host and measured into the KMS.
+std::string kms_configuration(const InstallPlan& plan);
+
 // Journals what the step creates, then applies it.
 base::Result<bool> run_step(const InstallStep& step, Journal& journal);
 
-// The plan for people and programs: one line per step, or a JSON object.
+// The plan for people and programs: ports, addresses and each step with what it makes, why, and what there is
+// to do.
 std::string plan_as_text(const InstallPlan& plan, const std::vector<InstallStep>& steps);
 std::string plan_as_json(const InstallPlan& plan, const std::vector<InstallStep>& steps);
 

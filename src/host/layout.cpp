@@ -178,6 +178,15 @@ Result<> ensure_state_directory(const Layout& layout) {
   return {};
 }
 
+Result<> remove_state_root(const fs::path& root) {
+  const fs::path staging = staging_of(root);
+  DS_CHECK(base::remove_tree(staging));
+  if (::rename(root.c_str(), staging.c_str()) != 0) {
+    return base::fail_errno(Code::io, "cannot remove " + root.string(), errno);
+  }
+  return base::remove_tree(staging);
+}
+
 Result<> discard_unfinished_state_directory(const Layout& layout) {
   const auto missing = missing_directories(layout.state);
   return missing.empty() ? Result<>() : base::remove_tree(staging_of(missing.front()));

@@ -22,6 +22,7 @@ struct Layout {
   fs::path state;
   fs::path cache;
   fs::path run;
+  std::optional<fs::path> image_path;  // --image-path: guest images that are not the installation's own
 
   // System layout without a prefix. Code::invalid_argument when the prefix is not usable (see
   // validate_directory).
@@ -35,7 +36,7 @@ struct Layout {
   // There while an upgrade is not known to be well.
   fs::path pending_upgrade() const { return state / "upgrade.json"; }
   fs::path install_lock() const { return state / "install.lock"; }
-  fs::path images() const { return state / "images"; }
+  fs::path images() const { return image_path ? *image_path : state / "images"; }
   fs::path volumes() const { return state / "volumes"; }
   fs::path volume_index() const { return volumes() / "index.json"; }
   fs::path vms() const { return state / "vm"; }
@@ -44,6 +45,9 @@ struct Layout {
   fs::path simulated_seed() const { return simulated_tee() / "seed"; }
   fs::path simulated_root() const { return simulated_tee() / "root.pem"; }
   fs::path token_file() const { return config / "vmm-auth-token"; }
+  // The VMM's exposed address.
+  fs::path tls_key() const { return config / "vmm-tls.key"; }
+  fs::path tls_cert() const { return config / "vmm-tls.pem"; }
   fs::path vmm_toml() const { return config / "vmm.toml"; }
   fs::path kms_toml() const { return config / "kms.toml"; }
   fs::path kms_ca() const { return config / "kms-ca.pem"; }
@@ -66,7 +70,10 @@ std::string unit_name(std::string_view service, std::string_view instance);
 // are ours: a crash at any point leaves either nothing or a journaled directory. Used by everything that
 // writes there first.
 base::Result<> ensure_state_directory(const Layout& layout);
-// Removes what a crash in ensure_state_directory() left. For destroy.
+// The reverse, for the last step of a purge: takes `root`, the outermost directory of ours around the state
+// directory, out of the way in one step and removes it with the journal in it.
+base::Result<> remove_state_root(const fs::path& root);
+// Removes what a crash in either of them left. For destroy.
 base::Result<> discard_unfinished_state_directory(const Layout& layout);
 
 }  // namespace dstack::host

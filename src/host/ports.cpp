@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "net/resolve.h"
 
 namespace dstack::host {
 
@@ -50,20 +51,17 @@ bool overlap(const std::string& a, const std::string& b) {
 }  // namespace
 
 Result<bool> port_is_free(const std::string& ip, std::uint16_t port) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  if (::inet_pton(AF_INET, ip.c_str(), &address.sin_addr) != 1) {
-    return base::fail(Code::invalid_argument, "'" + ip + "' is not an IPv4 address");
+  const auto address = net::parse_ip(ip, port);
+  if (!address) {
+    return base::fail(Code::invalid_argument, "'" + ip + "' is not an IP address");
   }
-  const base::Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const base::Fd fd(::socket(address->family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
   // As the services do: connections of an earlier run that linger must not make the port look taken.
   const int on = 1;
   if (!fd || ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0) {
     return base::fail_errno(Code::net, "cannot make a socket", errno);
   }
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
-      ::listen(fd.get(), 1) == 0) {
+  if (::bind(fd.get(), address->get(), address->length) == 0 && ::listen(fd.get(), 1) == 0) {
     return true;
   }
   if (errno == EADDRINUSE) {

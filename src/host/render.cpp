@@ -79,6 +79,12 @@ std::string render_vmm_toml(const VmmConfigValues& v) {
       base::format("volumes_dir = {}\ncgroup_root = {}\n", quoted(l.volumes()), toml_string(v.cgroup_root));
   out += base::format("cid_start = {}\ncid_pool_size = 1000\n", v.cid_start);
   out += "max_allocable_vcpu = 20\nmax_allocable_memory_in_mb = 100000\n";
+  if (v.platform != "simulated") {
+    const bool snp = v.platform == "amd-sev-snp";
+    // The guest kernel needs no 9p: the host share is a disk on both platforms.
+    out += base::format("use_mrconfigid = {}\nhost_share_mode = \"{}\"\n", snp, "vhd");
+    out += snp ? "" : "qgs_port = 4050\n";
+  }
   if (v.platform == "simulated") {
     out +=
         base::format("\n[cvm.tee_simulator]\nmock_attestation_seed_file = {}\n", quoted(l.simulated_seed()));
@@ -91,8 +97,19 @@ std::string render_vmm_toml(const VmmConfigValues& v) {
                       k_last_host_port);
   out += "\n[cvm.auto_restart]\nenabled = true\n";
   out += base::format("\n[auth]\nenabled = true\ntoken_file = {}\n", quoted(l.token_file()));
-  out += base::format("\n[host_api]\nident = \"dstack VMM\"\naddress = \"127.0.0.1\"\nport = {}\n",
-                      v.host_api_port);
+  if (!v.expose.empty()) {
+    const bool v6 = v.expose.find(':') != std::string::npos;
+    out += base::format(
+        "\n[expose]\naddress = {}\ntls_cert = {}\ntls_key = {}\n",
+        toml_string(base::format("tcp:{}{}{}:{}", v6 ? "[" : "", v.expose, v6 ? "]" : "", v.dashboard_port)),
+        quoted(l.tls_cert()), quoted(l.tls_key()));
+  }
+  if (!v.key_provider_address.empty()) {
+    out += base::format("\n[key_provider]\nenabled = true\naddress = {}\nport = {}\n",
+                        toml_string(v.key_provider_address), v.key_provider_port);
+  }
+  out += base::format("\n[host_api]\nident = \"dstack VMM\"\naddress = {}\nport = {}\n",
+                      toml_string(v.platform == "simulated" ? "127.0.0.1" : "vsock:2"), v.host_api_port);
   return out;
 }
 
@@ -113,6 +130,9 @@ mandatory = false
 cert_dir = "/kms/certs"
 enforce_self_authorization = false
 )";
+  if (v.snp) {
+    out += "sev_snp_key_release = true\namd_kds_base_url = \"\"\n";
+  }
   if (v.simulated) {
     out += base::format(R"(
 # Evidence under this root proves nothing about hardware: for development only.
@@ -184,6 +204,7 @@ volumes:
     manifest.init_script += here_document("simulated-root.pem", "ROOTPEM", v.simulated_root_pem);
   }
   manifest.init_script += "true\n";
+  manifest.local_key_provider_enabled = v.local_key_provider;
   manifest.verity_volumes = v.volumes;
   return manifest;
 }

@@ -23,21 +23,26 @@ struct VmmConfigValues {
   std::uint16_t dashboard_port = 9080;
   std::uint16_t host_api_port = 10000;
   std::uint32_t cid_start = 1000;
-  std::uint16_t kms_port = 0;  // 0 = no KMS
-  std::string cgroup_root;     // "" = VMs get no cgroups from the VMM
+  std::uint16_t kms_port = 0;        // 0 = no KMS
+  std::string cgroup_root;           // "" = VMs get no cgroups from the VMM
+  std::string expose;                // IP address on which the API is served over TLS, "" = none
+  std::string key_provider_address;  // "" = none
+  std::uint16_t key_provider_port = 0;
 };
 std::string render_vmm_toml(const VmmConfigValues& values);
 
 struct KmsConfigValues {
   std::uint16_t auth_port = 8001;
-  bool simulated = true;  // trusts the simulated root that render_kms_manifest() puts beside it
+  bool simulated = true;  // trusts the simulated root that make_kms_manifest() puts beside it
+  bool snp = false;
 };
 std::string render_kms_toml(const KmsConfigValues& values);
 
 struct KmsAppValues {
   std::string image;  // container image reference, see check_image_reference()
   std::string kms_toml;
-  std::string simulated_root_pem;  // "" = none
+  std::string simulated_root_pem;   // "" = none
+  bool local_key_provider = false;  // TDX: its disk's key comes from the SGX key provider
   std::vector<app::VerityVolume> volumes;
 };
 // Printable ASCII without white space and quotes, not empty, at most 255. Code::invalid_argument.

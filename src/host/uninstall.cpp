@@ -3,8 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <set>
 
 #include "base/format.h"
 #include "base/fs.h"
@@ -66,25 +66,79 @@ Result<> remove_temporary_files(const fs::path& directory) {
   return {};
 }
 
-std::string first_entry(const fs::path& directory) {
-  std::error_code error;
-  const fs::directory_iterator it(directory, error);
-  return error || it == fs::directory_iterator() ? std::string() : it->path().filename().string();
+void keep(const fs::path& path, Removal& out) {
+  if (std::ranges::find(out.kept, path.string()) == out.kept.end()) {
+    out.kept.push_back(path.string());
+  }
+}
+
+bool holds_kept(const fs::path& directory, const Removal& out) {
+  return std::ranges::any_of(
+      out.kept, [&](const std::string& kept) { return kept.starts_with(directory.string() + "/"); });
 }
 
 Result<> remove_directory(const fs::path& path, Removal& out) {
   if (::rmdir(path.c_str()) == 0 || errno == ENOENT) {
     return {};
   }
-  if (errno == ENOTEMPTY || errno == EEXIST) {
-    out.kept.push_back(base::format("{} holds {}", path.string(), first_entry(path)));
+  const int problem = errno;
+  if (problem == ENOTEMPTY || problem == EEXIST) {
+    std::error_code error;
+    for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+      if (!holds_kept(it->path(), out)) {
+        keep(it->path(), out);
+      }
+    }
     return {};
   }
-  if (errno == EBUSY || errno == ENOTDIR) {
-    out.kept.push_back(path.string());
+  if (problem == EBUSY || problem == ENOTDIR) {
+    keep(path, out);
     return {};
   }
-  return base::fail_errno(Code::io, "cannot remove the directory " + path.string(), errno);
+  return base::fail_errno(Code::io, "cannot remove the directory " + path.string(), problem);
+}
+
+// We only ever make directories and hidden files right below these two, so anything else there is somebody's.
+Result<> remove_our_tree(const Layout& layout, const fs::path& tree, Removal& out) {
+  if ((tree != layout.vms() && tree != layout.images()) || !fs::is_directory(fs::symlink_status(tree))) {
+    return base::remove_tree(tree);
+  }
+  std::error_code error;
+  for (fs::directory_iterator it(tree, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename().string().starts_with('.') ||
+        it->symlink_status(error).type() == fs::file_type::directory) {
+      DS_CHECK(base::remove_tree(it->path()));
+    } else {
+      keep(it->path(), out);
+    }
+  }
+  return remove_directory(tree, out);
+}
+
+// The outermost directory around the state directory that was made for us, if nothing is left in it but the
+// journal and empty directories of ours.
+fs::path emptied_root(const Layout& layout, const std::vector<fs::path>& directories) {
+  fs::path root;
+  for (const auto& directory : directories) {
+    const auto relative = layout.state.lexically_relative(directory);
+    if (!relative.empty() && *relative.begin() != ".." &&
+        (root.empty() || directory.string().size() < root.string().size())) {
+      root = directory;
+    }
+  }
+  std::error_code error;
+  if (root.empty() || !fs::is_directory(fs::symlink_status(root, error))) {
+    return {};
+  }
+  for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
+    const bool ours = it->path() == layout.journal() || it->path() == layout.state ||
+                      (it->symlink_status(error).type() == fs::file_type::directory &&
+                       std::ranges::find(directories, it->path()) != directories.end());
+    if (!ours) {
+      return {};
+    }
+  }
+  return error ? fs::path() : root;
 }
 
 // An empty parent inside the prefix only exists for us; the prefix itself only when the journal says so.
@@ -122,7 +176,7 @@ Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& jou
   Removal out;
   for (const auto& tree : {layout.run, layout.cache, layout.vms(), layout.logs(), layout.images(),
                            layout.volumes(), layout.simulated_tee()}) {
-    DS_CHECK(base::remove_tree(tree));
+    DS_CHECK(remove_our_tree(layout, tree, out));
   }
   for (const auto& file : {layout.token_file(), layout.vmm_toml(), layout.kms_toml(), layout.kms_ca(),
                            layout.allowlist(), fs::path(layout.allowlist().string() + ".lock"),
@@ -145,13 +199,26 @@ Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& jou
       continue;
     }
     if (it->kind == Kind::tree) {
-      DS_CHECK(base::remove_tree(path));
+      DS_CHECK(remove_our_tree(layout, path, out));
     } else if (it->kind == Kind::file) {
       DS_CHECK(base::remove_file(path));
     }
   }
-  // The journal's own directories must outlive it, so it goes when only they are left.
   DS_CHECK(remove_directory(layout.config, out));
+  for (const auto& directory : directories) {
+    // What the journal lies in is not empty yet, and no news.
+    const auto relative = layout.state.lexically_relative(directory);
+    if (is_there(directory) && (relative.empty() || *relative.begin() == "..")) {
+      DS_CHECK(remove_directory(directory, out));
+    }
+  }
+  // The journal's own directories must not outlive it, or nobody would know any more that they are ours.
+  if (const auto root = emptied_root(layout, directories); !root.empty()) {
+    if (remove_state_root(root)) {
+      return out;
+    }
+    // A mount point, perhaps: then one by one.
+  }
   DS_CHECK(base::remove_file(layout.journal()));
   DS_CHECK(remove_directory(layout.state, out));
   remove_empty_parents(layout);

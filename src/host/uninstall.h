@@ -12,7 +12,7 @@
 namespace dstack::host {
 
 struct Removal {
-  std::vector<std::string> kept;  // things that are in the way of a removal: foreign files, one line each
+  std::vector<std::string> kept;  // paths that are in the way of a removal: foreign files
 };
 
 // Without --purge: run-time files go; the state file becomes last_state_file(), a corrupt one is set aside.

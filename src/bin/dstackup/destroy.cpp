@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <ostream>
+#include <set>
+#include <thread>
 
 #include "base/format.h"
 #include "base/fs.h"
 #include "cli/progress.h"
 #include "context.h"
 #include "host/journal.h"
+#include "host/key_provider.h"
 #include "host/uninstall.h"
 #include "host/vm_record.h"
 #include "verbs.h"
@@ -73,20 +76,49 @@ std::vector<std::string> service_names(const Found& found) {
   return out;
 }
 
+std::set<std::string> compose_projects(const Found& found) {
+  std::set<std::string> out;
+  for (const auto& entry : found.journal) {
+    if (entry.kind == Kind::compose) {
+      out.insert(entry.name);
+    }
+  }
+  if (found.state && found.state->kp_own_project) {
+    out.insert(*found.state->kp_own_project);
+  }
+  return out;
+}
+
 // The VMM goes first, so that it does not start its VMs again; what it keeps of them still says "running", so
 // that a later install brings them back.
 Result<> stop_everything(const Found& found, cli::Progress& progress) {
   DS_TRY(const auto services, open_services(found.layout, found.instance, /*may_start=*/false));
-  for (const auto& name : service_names(found)) {
+  const auto names = service_names(found);
+  std::vector<host::LiveVm> vms;
+  Result<> killed;
+  std::jthread killer;  // the VMs end while the other services do
+  for (const auto& name : names) {
     DS_CHECK(services->remove(name));
     progress.ok("stopped " + name);
+    if (!killer.joinable()) {
+      vms = host::live_vms(found.layout.vms());
+      killer = std::jthread([&] { killed = host::kill_vms(found.layout.vms()); });
+    }
   }
-  const auto vms = host::live_vms(found.layout.vms());
-  DS_CHECK(host::kill_vms(found.layout.vms()));
+  if (killer.joinable()) {
+    killer.join();
+  } else {
+    killed = host::kill_vms(found.layout.vms());
+  }
+  DS_CHECK(std::move(killed));
   if (!vms.empty()) {
     progress.ok(base::format("stopped {} VMs", vms.size()));
   }
   DS_CHECK(services->shut_down());
+  for (const auto& project : compose_projects(found)) {
+    DS_CHECK(host::stop_key_provider(project));
+    progress.ok("stopped " + project);
+  }
   for (const auto& entry : found.journal) {
     // Only units of ours are ever journaled there; a crash may have left one that the manager does not know.
     if (entry.kind == Kind::unit_file && entry.name.starts_with("/etc/systemd/system/dstack-")) {

@@ -8,6 +8,8 @@
 #include "context.h"
 #include "host/install_plan.h"
 #include "host/install_steps.h"
+#include "host/leftovers.h"
+#include "host/tls_identity.h"
 #include "kms_stage.h"
 #include "preflight.h"
 #include "verbs.h"
@@ -21,7 +23,7 @@ namespace {
 
 struct Flags {
   host::InstallOptions options;
-  std::optional<std::string> dashboard_port, auth_port, host_api_port, kms_port, cid_start;
+  std::optional<std::string> dashboard_port, auth_port, host_api_port, kms_port, cid_start, key_provider_port;
   std::vector<std::string> ignored_checks;
   bool dry_run = false;
   bool json = false;
@@ -49,6 +51,7 @@ Result<host::InstallOptions> parse(const Flags& flags) {
   DS_CHECK(parse_number("--auth-port", flags.auth_port, options.auth_port));
   DS_CHECK(parse_number("--host-api-port", flags.host_api_port, options.host_api_port));
   DS_CHECK(parse_number("--kms-port", flags.kms_port, options.kms_port));
+  DS_CHECK(parse_number("--key-provider-port", flags.key_provider_port, options.key_provider_port));
   DS_CHECK(parse_number("--cid-start", flags.cid_start, options.cid_start));
   return options;
 }
@@ -59,9 +62,21 @@ struct Planned {
   std::vector<host::CheckResult> checks;
 };
 
+// Lets what a killed supervisor left go away, so that its ports do not look taken.
+Result<> settle(const host::InstallOptions& options) {
+  DS_TRY(const auto layout, host::Layout::make(options.prefix));
+  DS_TRY(const auto instance, host::instance_name(options.instance, options.prefix));
+  if (const auto state = host::load_state(layout.state_file()); state && *state) {
+    DS_TRY(const auto services, open_services(layout, instance, /*may_start=*/false));
+    host::wait_for_leftovers(**state, *services);
+  }
+  return {};
+}
+
 // Everything that can be known before the first side effect.
 Result<Planned> preflight(const Flags& flags, const host::InstallOptions& options,
                           const cli::Streams& streams) {
+  DS_CHECK(settle(options));
   DS_TRY(auto look, look_at_host(options, flags.ignored_checks));
   auto& facts = look.facts;
   if (!flags.json && !flags.dry_run) {
@@ -104,6 +119,10 @@ std::string result_as_json(const host::InstallPlan& plan, bool changed, double s
   json["kmsUrl"] = plan.kms_port == 0 ? "" : base::format("https://127.0.0.1:{}", plan.kms_port);
   json["kmsVmId"] = plan.state.kms_vm_id.value_or("");
   json["kmsCaSha256"] = plan.state.kms_ca_sha256;
+  if (!plan.expose.empty()) {
+    json["exposedUrl"] = plan.state.exposed_url();
+    json["fingerprint"] = host::read_fingerprint(plan.layout.tls_cert()).value_or("");
+  }
   json["seconds"] = seconds;
   return json.dump(2);
 }
@@ -116,13 +135,40 @@ void print_summary(const cli::Streams& streams, const host::InstallPlan& plan, b
   out << "  platform   " << plan.platform
       << (plan.platform == "simulated" ? " (no TEE protects these VMs: for development)" : "") << '\n';
   out << "  VMM API    " << plan.state.client_url << '\n';
+  if (!plan.expose.empty()) {
+    out << "  exposed    " << plan.state.exposed_url() << ", certificate "
+        << host::read_fingerprint(plan.layout.tls_cert()).value_or("unreadable") << '\n';
+  }
   if (plan.kms_port != 0) {
     out << "  KMS        https://127.0.0.1:" << plan.kms_port << ", root certificate sha256 "
         << plan.state.kms_ca_sha256.substr(0, 16) << "…\n";
   }
   out << "  image      " << (plan.image.empty() ? "none" : plan.image) << '\n';
   const auto with = plan.layout.prefix ? " --prefix " + plan.layout.prefix->string() : std::string();
+  if (plan.state.service_manager == "supervisor") {
+    out << "systemd does not run here: after a reboot, 'dstackup install" << with
+        << "' starts the services and the VMs that ran\n";
+  }
+  if (!plan.start) {
+    out << "--no-start: nothing was started; 'dstackup install" << with << "' does\n";
+    return;
+  }
   out << "next: dstack deploy -c docker-compose.yaml -n hello --port 18080:80" << with << '\n';
+}
+
+// The last step: made through the VMM's API, so that it is not among those that only touch this host.
+host::InstallStep kms_step(const host::InstallPlan& plan, std::function<Result<bool>()> apply) {
+  using Kind = host::JournalEntry::Kind;
+  return {
+      "KMS",
+      base::format("a VM from {} with the guest image {}, reached on port {}; ready when its evidence "
+                   "verifies, then its root is pinned",
+                   plan.kms_image, plan.image, plan.kms_port),
+      {{Kind::vm, "dstack-kms", "KMS"}, {Kind::file, plan.layout.kms_ca().string(), "KMS root certificate"}},
+      [up = plan.kms_up, made = plan.state.kms_vm_id.has_value()] {
+        return std::string(up ? "" : made ? "start" : "make");
+      },
+      std::move(apply)};
 }
 
 Result<int> install(const Flags& flags, const cli::Streams& streams) {
@@ -133,7 +179,10 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run));
   host::InstallContext context{*plan, *services};
   if (flags.dry_run) {
-    const auto steps = host::install_steps(context);
+    auto steps = host::install_steps(context);
+    if (plan->kms_port != 0 && plan->start) {
+      steps.push_back(kms_step(*plan, {}));
+    }
     streams.out << (flags.json ? with_checks_as_json(host::plan_as_json(*plan, steps), planned.checks) + "\n"
                                : with_checks_as_text(host::plan_as_text(*plan, steps), planned.checks));
     DS_CHECK(host::require_no_failure(planned.checks, /*shown=*/true));
@@ -156,7 +205,14 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(auto journal, host::Journal::open(plan->layout.journal()));
   bool changed = false;
   progress.step("services run under: " + services->description());
-  for (const auto& step : host::install_steps(context)) {
+  auto steps = host::install_steps(context);
+  if (plan->kms_port != 0 && plan->start) {
+    steps.push_back(kms_step(*plan, [&]() -> Result<bool> {
+      DS_TRY(const auto vmm, open_vmm(plan->layout, plan->state));
+      return bring_up_kms({*plan, vmm, journal, progress});
+    }));
+  }
+  for (const auto& step : steps) {
     auto applied = host::run_step(step, journal);
     if (!applied) {
       auto error = std::move(applied).error();
@@ -170,13 +226,9 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
     *applied ? progress.ok(step.name) : progress.skip(step.name + " (as it was)");
     changed |= *applied;
   }
-  DS_TRY(const auto vmm, open_vmm(plan->layout, plan->state));
-  DS_CHECK(vmm.version());
-  if (plan->kms_port != 0) {
-    DS_TRY(const bool kms_changed, bring_up_kms({*plan, vmm, journal, progress}));
-    kms_changed ? progress.ok("KMS answers, its evidence verifies, its root is pinned")
-                : progress.skip("KMS (as it was, answers under the pinned root)");
-    changed |= kms_changed;
+  if (plan->start) {
+    DS_TRY(const auto vmm, open_vmm(plan->layout, plan->state));
+    DS_CHECK(vmm.version());
   }
   if (flags.json) {
     streams.out << result_as_json(*plan, changed, progress.elapsed().count()) << '\n';
@@ -207,14 +259,34 @@ void add_install(cli::Command& program, const cli::Streams& streams) {
   verb.flag("--allow-unpinned-image", o.allow_unpinned_image, "release keys to any guest image");
   verb.option("--qemu", o.qemu, "QEMU program", "qemu-system-x86_64");
   verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
+  verb.option("--image-path", o.image_path, "directory of guest images; stays yours",
+              "the installation's own");
+  verb.option("--expose", o.expose,
+              "serve the VMM's API on this address of the host too, over TLS; none takes it back",
+              "loopback only");
+  verb.option("--use-existing-key-provider", o.existing_key_provider,
+              "SGX key provider that runs already, ADDRESS:PORT; for tdx");
+  verb.option("--key-provider-port", flags->key_provider_port, "port of the SGX key provider; for tdx",
+              "3443");
+  verb.option("--key-provider-src", o.key_provider_src,
+              "directory with the docker-compose.yaml of the SGX key provider; for tdx",
+              "share/dstack/local-key-provider/build");
+  verb.flag("--no-start", o.no_start, "write all files, but start no service and no KMS");
   verb.option("--ignore-preflight-errors", flags->ignored_checks,
               "checks whose failure is only a warning, a,b or all; dstackup doctor names them");
   verb.flag("--dry-run", flags->dry_run, "print what would be done and touch nothing");
   verb.flag("-j,--json", flags->json, "print the result as JSON");
+  verb.values("--platform", cli::Values::choice({"auto", "tdx", "amd-sev-snp", "simulated"}));
+  verb.values("--image", cli::Values::dynamic("images"));
+  verb.values("--image-path", cli::Values::directory());
+  verb.values("--qemu", cli::Values::file());
+  verb.values("--key-provider-src", cli::Values::directory());
   verb.exclude("--no-kms", "--kms-port");
   verb.exclude("--no-kms", "--kms-image");
   verb.examples(
       "dstackup install --platform simulated\n"
+      "dstackup install --platform simulated --dry-run\n"
+      "dstackup install --platform simulated --expose 192.0.2.7\n"
       "dstackup install --platform simulated --prefix /opt/dstack-test --dashboard-port 9180");
   verb.action(
       [flags, &streams] { return report(streams, flags->json, [&] { return install(*flags, streams); }); });

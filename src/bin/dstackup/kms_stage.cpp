@@ -7,6 +7,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "context.h"
+#include "host/install_steps.h"
 #include "host/kms_contact.h"
 #include "host/render.h"
 
@@ -28,8 +29,8 @@ constexpr std::chrono::seconds k_done_limit{120};
 Result<std::string> make_compose(const host::InstallPlan& plan) {
   host::KmsAppValues values;
   values.image = plan.kms_image;
-  values.kms_toml =
-      host::render_kms_toml({.auth_port = plan.auth_port, .simulated = plan.platform == "simulated"});
+  values.kms_toml = host::kms_configuration(plan);
+  values.local_key_provider = plan.platform == "tdx";
   values.volumes = plan.kms_volumes;
   if (plan.platform == "simulated") {
     DS_TRY(values.simulated_root_pem, base::read_file(plan.layout.simulated_root()));

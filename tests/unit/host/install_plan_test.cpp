@@ -248,6 +248,62 @@ TEST(InstallPlan, TakenDownInstallComesBackAsItWas) {
   EXPECT_EQ(plan->state.kms_ca_cert, "/opt/d/etc/dstack/kms-ca.pem");
 }
 
+TEST(InstallPlan, WhatIsExposedStaysUntilItIsTakenBack) {
+  auto o = options();
+  EXPECT_EQ(make_plan(o, good())->expose, "");
+  o.expose = "192.0.2.7";
+  auto plan = make_plan(o, good());
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(plan->expose, "192.0.2.7");
+  EXPECT_EQ(plan->state.exposed_url(), "https://192.0.2.7:9080");
+  EXPECT_EQ(plan->state.tls_cert, "/opt/d/etc/dstack/vmm-tls.pem");
+  auto facts = installed();
+  facts.state->expose = "192.0.2.7";
+  EXPECT_EQ(make_plan(options(), facts)->expose, "192.0.2.7");
+  o.expose = "2001:db8::1";
+  EXPECT_EQ(make_plan(o, facts)->state.exposed_url(), "https://[2001:db8::1]:9080");
+  o.expose = "none";
+  plan = make_plan(o, facts);
+  EXPECT_EQ(plan->expose, "");
+  EXPECT_EQ(plan->state.exposed_url(), "");
+  EXPECT_EQ(plan->state.tls_cert, "");
+}
+
+// The same port on two addresses is no conflict; one of the plan's is held by ours only while it serves
+// there.
+TEST(InstallPlan, TheExposedPortIsTestedUnlessOursServesThere) {
+  auto o = options();
+  o.expose = "192.0.2.7";
+  auto facts = installed();
+  const auto flags = [](const PortPlan& ports) {
+    std::string out;
+    for (const auto& port : ports.all) {
+      out += port.flag == "--expose" ? port.ip + (port.ours ? " ours" : " to be tested") : "";
+    }
+    return out;
+  };
+  EXPECT_EQ(flags(*plan_ports(o, facts)), "192.0.2.7 to be tested");
+  facts.state->expose = "192.0.2.7";
+  EXPECT_EQ(flags(*plan_ports(o, facts)), "192.0.2.7 ours");
+  facts.vmm_running = false;
+  EXPECT_EQ(flags(*plan_ports(o, facts)), "192.0.2.7 to be tested");
+  EXPECT_TRUE(make_plan(o, good()));
+}
+
+TEST(InstallPlan, TheKeyProviderIsKept) {
+  auto facts = good();
+  facts.platform = PlatformKind::tdx;
+  auto o = options();
+  expect_refused(o, facts, base::Code::key_provider, "--use-existing-key-provider");
+  o.existing_key_provider = "10.1.1.1:3443";
+  const auto plan = make_plan(o, facts);
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(plan->state.key_provider, "10.1.1.1:3443");
+  EXPECT_EQ(plan->state.kp_own_project, std::nullopt);
+  facts.state = plan->state;
+  EXPECT_EQ(make_plan(options(), facts)->state.key_provider, "10.1.1.1:3443");
+}
+
 TEST(InstallPlan, OtherVmms) {
   auto facts = good();
   facts.others.cids = {{1000, 2000}};

@@ -24,8 +24,10 @@ class FakeServices : public ServiceManager {
     if (broken == spec.name) {
       return base::fail(base::Code::service_failed, "the service " + spec.name + " did not start");
     }
-    if (!pids.contains(spec.name)) {
+    const auto definition = std::pair(spec.argv, spec.environment);
+    if (!pids.contains(spec.name) || definitions[spec.name] != definition) {
       pids[spec.name] = ++next;
+      definitions[spec.name] = definition;
     }
     return {};
   }
@@ -53,6 +55,7 @@ class FakeServices : public ServiceManager {
   base::Result<> shut_down() override { return {}; }
 
   std::map<std::string, pid_t> pids;
+  std::map<std::string, std::pair<std::vector<std::string>, std::vector<std::string>>> definitions;
   std::string broken;
   pid_t next = 100;
 };
@@ -184,6 +187,28 @@ TEST_F(InstallSteps, ChangedConfigurationRestartsTheVmmOnly) {
   EXPECT_EQ(services.pids["dstack-auth-x"], before.at("dstack-auth-x"));
 }
 
+TEST_F(InstallSteps, ChangedWebhookPortRestartsTheWebhookOnly) {
+  plan.kms_port = 0;  // with a KMS, whose measurement has that port in it, the flag is refused
+  run();
+  const auto before = services.pids;
+  plan.auth_port = 8002;
+  run();
+  EXPECT_NE(services.pids["dstack-auth-x"], before.at("dstack-auth-x"));
+  EXPECT_EQ(services.pids["dstack-vmm-x"], before.at("dstack-vmm-x"));
+}
+
+// An install that was killed between writing the configuration and restarting the VMM.
+TEST_F(InstallSteps, AConfigurationThatTheVmmHasNotReadIsNoticed) {
+  run();
+  const auto before = services.pids;
+  plan.host_api_port = 10001;
+  run(5);  // up to the configuration
+  EXPECT_EQ(services.pids, before);
+  run();
+  EXPECT_NE(services.pids["dstack-vmm-x"], before.at("dstack-vmm-x"));
+  EXPECT_EQ(run(), 0);
+}
+
 TEST_F(InstallSteps, UnpinnedOnlyWhenAskedFor) {
   plan.os_image_hash.clear();
   run();
@@ -311,6 +336,32 @@ TEST_F(InstallSteps, PlanShowsEveryThingItMakes) {
   }
   EXPECT_NE(text.find("dstack-vmm-x"), std::string::npos);
   EXPECT_FALSE(fs::exists(dir / "p"));
+}
+
+// What the plan says there is to do is what the steps then do, from nothing, when converged, and after a
+// change.
+TEST_F(InstallSteps, PendingIsWhatApplyDoes) {
+  ASSERT_TRUE(ensure_state_directory(plan.layout));
+  auto journal = Journal::open(plan.layout.journal());
+  InstallContext context{plan, services};
+  for (const int round : {1, 2, 3, 4}) {
+    if (round == 3) {
+      plan.host_api_port = 10002;
+      plan.os_image_hash = std::string(64, 'd');
+      fs::remove(plan.layout.token_file());
+    }
+    const auto steps = install_steps(context);
+    std::map<std::string, std::string> pending;
+    for (const auto& step : steps) {
+      pending[step.name] = step.pending();
+    }
+    EXPECT_EQ(pending["dstack-vmm-x"], round == 1 ? "start" : round == 3 ? "restart" : "");
+    for (const auto& step : steps) {
+      const auto applied = run_step(step, *journal);
+      ASSERT_TRUE(applied) << step.name;
+      EXPECT_EQ(*applied, !pending[step.name].empty()) << step.name << " in round " << round;
+    }
+  }
 }
 
 }  // namespace
