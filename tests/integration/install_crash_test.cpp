@@ -1,0 +1,410 @@
+// install and destroy, killed before their system calls, with failing system calls and with the power cut:
+// whatever is left, another install completes it and destroy --purge takes all of it away. Real programs, the
+// built-in supervisor, no VM.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <iostream>
+
+#include "base/bytes.h"
+#include "base/fd.h"
+#include "base/format.h"
+#include "base/fs.h"
+#include "integration/installed_host.h"
+
+namespace fs = std::filesystem;
+using namespace dstack;
+using test::InstalledHost;
+using test::SystemCall;
+
+namespace {
+
+class InstallCrash : public testing::Test {
+ protected:
+  void SetUp() override {
+    DSTACK_NEEDS_SANDBOX();
+    DSTACK_NEEDS_STRACE();
+    host.remember_clean();
+  }
+  void TearDown() override {
+    if (test::sandbox_problem().empty()) {
+      host.wipe();
+    }
+  }
+
+  // A clean run's calls. Leaves the installation as that run does.
+  std::vector<SystemCall> record(const std::vector<std::string>& argv) {
+    base::Output output;
+    auto calls = test::trace_calls(argv, output);
+    EXPECT_EQ(output.exit_code, 0) << output.err;
+    return calls;
+  }
+
+  InstalledHost host;
+};
+
+std::string where(const SystemCall& call) {
+  return base::format("{} #{}: {}", call.name, call.ordinal, call.line);
+}
+
+// The places to be tried: each call that follows the record of a step in the journal, and every k-th of those
+// that change something; all calls in the full sweep.
+std::vector<SystemCall> choose(const std::vector<SystemCall>& calls, std::size_t k) {
+  if (test::full_sweep()) {
+    return calls;
+  }
+  std::vector<SystemCall> out;
+  bool recorded = false;
+  std::size_t number = 0;
+  for (const auto& call : calls) {
+    const bool step = recorded && !(call.name == "write" && call.line.find("/journal>") != std::string::npos);
+    recorded = call.name == "fdatasync" && call.line.find("/journal>") != std::string::npos;
+    if (step || (test::changes_something(call) && number++ % k == 0)) {
+      out.push_back(call);
+    }
+  }
+  return out;
+}
+
+struct Tally {
+  int tried = 0;
+  int hit = 0;
+  void show(const char* what) const {
+    std::cout << what << ": " << hit << " of " << tried << " places hit\n";
+  }
+};
+
+}  // namespace
+
+TEST_F(InstallCrash, InstallKilledAnywhere) {
+  const auto calls = record(host.install());
+  ASSERT_EQ(host.not_converged(), "");
+  ASSERT_EQ(host.take_away(), "");
+  Tally tally;
+  for (const auto& call : choose(calls, 6)) {
+    SCOPED_TRACE("killed before " + where(call));
+    // Both ways out, in turn; each in the full sweep.
+    for (const bool go_on : {true, false}) {
+      if (!test::full_sweep() && go_on != (tally.tried % 2 == 0)) {
+        continue;
+      }
+      const auto killed = test::run_with_fault(host.install(), call, "signal=KILL");
+      tally.hit += killed.hit ? 1 : 0;
+      const auto identity = host.identity();
+      if (go_on) {
+        EXPECT_EQ(host.go_on(), "");
+        EXPECT_TRUE(host.identity().starts_with(identity)) << "token or seed changed";
+      }
+      EXPECT_EQ(host.take_away(), "");
+      if (HasFailure()) {
+        return;
+      }
+    }
+    ++tally.tried;
+  }
+  tally.show("install");
+  EXPECT_GT(tally.tried, 20);
+  EXPECT_GE(tally.hit * 10, tally.tried * 9) << "the sweep does not kill where it means to";
+}
+
+TEST_F(InstallCrash, PurgeKilledAnywhere) {
+  ASSERT_EQ(host.go_on(), "");
+  const auto calls = record(host.destroy());
+  Tally tally;
+  for (const auto& call : choose(calls, 4)) {
+    SCOPED_TRACE("killed before " + where(call));
+    ASSERT_EQ(host.run(host.install()).exit_code, 0);
+    const auto killed = test::run_with_fault(host.destroy(), call, "signal=KILL");
+    tally.hit += killed.hit ? 1 : 0;
+    if (tally.tried++ % 4 == 0) {
+      EXPECT_EQ(host.go_on(), "");
+    }
+    EXPECT_EQ(host.take_away(), "");
+    if (HasFailure()) {
+      return;
+    }
+  }
+  tally.show("destroy --purge");
+  EXPECT_GT(tally.tried, 10);
+}
+
+TEST_F(InstallCrash, TakingDownKilledAnywhereKeepsTheApps) {
+  ASSERT_EQ(host.go_on(), "");
+  const auto calls = record(host.destroy({}));
+  ASSERT_EQ(host.go_on(), "");
+  host.register_app();
+  const auto identity = host.identity();
+  Tally tally;
+  for (const auto& call : choose(calls, 5)) {
+    SCOPED_TRACE("killed before " + where(call));
+    tally.hit += test::run_with_fault(host.destroy({}), call, "signal=KILL").hit ? 1 : 0;
+    ++tally.tried;
+    EXPECT_EQ(host.go_on(), "");
+    EXPECT_TRUE(host.has_app());
+    EXPECT_EQ(host.identity(), identity);
+    if (HasFailure()) {
+      return;
+    }
+  }
+  tally.show("destroy");
+  EXPECT_EQ(host.take_away(), "");
+}
+
+// A changed flag, killed on its way in: the next install with it brings it to the services.
+TEST_F(InstallCrash, AChangeKilledAnywhereArrives) {
+  ASSERT_EQ(host.go_on(), "");
+  host.register_app();
+  const auto identity = host.identity();
+  const auto calls = record(host.install({"--dashboard-port", "9100"}));
+  std::uint16_t port = 9101;
+  for (const auto& call : choose(calls, 4)) {
+    SCOPED_TRACE("killed before " + where(call));
+    const std::vector<std::string> change{"--dashboard-port", std::to_string(port++)};
+    test::run_with_fault(host.install(change), call, "signal=KILL");
+    EXPECT_EQ(host.run(host.install(change)).exit_code, 0);
+    EXPECT_EQ(host.not_converged(), "");
+    EXPECT_TRUE(host.has_app());
+    EXPECT_EQ(host.identity(), identity);
+    if (HasFailure()) {
+      return;
+    }
+  }
+  EXPECT_EQ(host.take_away(), "");
+}
+
+// What install starts dies instead of install itself.
+TEST_F(InstallCrash, TheSupervisorKilledAtAnyMoment) {
+  const int trials = test::full_sweep() ? 40 : 6;
+  for (int trial = 0; trial < trials; ++trial) {
+    SCOPED_TRACE(base::format("killed after {} ms", trial * 15));
+    const auto install = base::spawn({.argv = host.install()});
+    ASSERT_TRUE(install);
+    ::usleep(static_cast<useconds_t>(trial) * 15'000);
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+      const auto command = base::read_file(entry.path() / "cmdline");
+      if (command && command->find("supervise") != std::string::npos) {
+        ::kill(static_cast<pid_t>(std::stol(entry.path().filename().string())), SIGKILL);
+      }
+    }
+    int status = 0;
+    ::waitpid(*install, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(host.go_on(), "");
+    EXPECT_EQ(host.take_away(), "");
+  }
+}
+
+namespace {
+
+class FailingInstall : public InstallCrash, public testing::WithParamInterface<const char*> {
+ protected:
+  // The calls that a file system answers, on files of ours.
+  static bool can_fail(const SystemCall& call) {
+    return test::changes_something(call) && call.name != "connect" && call.name != "sendto" &&
+           (call.line.find("/dstack") != std::string::npos);
+  }
+};
+
+}  // namespace
+
+TEST_P(FailingInstall, IsReportedAndAnotherGoesOn) {
+  const std::string error = GetParam();
+  const auto calls = record(host.install());
+  ASSERT_EQ(host.take_away(), "");
+  Tally tally;
+  std::size_t number = 0;
+  for (const auto& call : calls) {
+    if (!can_fail(call) || (!test::full_sweep() && number++ % 9 != error.size() % 9)) {
+      continue;
+    }
+    SCOPED_TRACE(where(call) + " gives " + error);
+    const auto failed = test::run_with_fault(host.install(), call, "error=" + error);
+    ++tally.tried;
+    tally.hit += failed.hit ? 1 : 0;
+    EXPECT_TRUE(failed.output.exit_code == 0 || failed.output.exit_code == 1) << failed.output.exit_code;
+    if (failed.output.exit_code != 0) {
+      const char* text = error == "ENOSPC" ? "No space left" : error == "EIO" ? "Input/output" : "Read-only";
+      EXPECT_NE(failed.output.err.find(text), std::string::npos) << failed.output.err;
+    }
+    if (tally.tried % 2 == 0) {
+      EXPECT_EQ(host.go_on(), "");
+    }
+    EXPECT_EQ(host.take_away(), "");
+    if (HasFailure()) {
+      return;
+    }
+  }
+  tally.show(error.c_str());
+  EXPECT_GT(tally.hit, 5);
+}
+
+TEST_P(FailingInstall, PurgeIsReportedAndAnotherGoesOn) {
+  const std::string error = GetParam();
+  ASSERT_EQ(host.go_on(), "");
+  const auto calls = record(host.destroy());
+  Tally tally;
+  std::size_t number = 0;
+  for (const auto& call : calls) {
+    if (!can_fail(call) || (!test::full_sweep() && number++ % 6 != error.size() % 6)) {
+      continue;
+    }
+    SCOPED_TRACE(where(call) + " gives " + error);
+    ASSERT_EQ(host.run(host.install()).exit_code, 0);
+    const auto failed = test::run_with_fault(host.destroy(), call, "error=" + error);
+    ++tally.tried;
+    tally.hit += failed.hit ? 1 : 0;
+    EXPECT_TRUE(failed.output.exit_code == 0 || failed.output.exit_code == 1) << failed.output.exit_code;
+    EXPECT_EQ(host.take_away(), "");
+    if (HasFailure()) {
+      return;
+    }
+  }
+  tally.show(error.c_str());
+  EXPECT_GT(tally.hit, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Errors, FailingInstall, testing::Values("ENOSPC", "EIO", "EROFS"));
+
+// Every program meets the full disk here, the services too.
+TEST_F(InstallCrash, AFullDisk) {
+  const fs::path mount = "/srv";
+  for (const int kib : {4, 16, 24, 32, 48, 64, 96, 128}) {
+    SCOPED_TRACE(base::format("{} KiB", kib));
+    ASSERT_EQ(::mount("tmpfs", mount.c_str(), "tmpfs", 0, base::format("size={}k", kib).c_str()), 0);
+    InstalledHost full((mount / "p").string(), {"--ignore-preflight-errors", "disk"});
+    full.remember_clean();
+    const auto output = full.run(full.install());
+    EXPECT_TRUE(output.exit_code == 0 || output.exit_code == 1) << output.exit_code << output.err;
+    ASSERT_EQ(::mount("tmpfs", mount.c_str(), "tmpfs", MS_REMOUNT, "size=64m"), 0);
+    EXPECT_EQ(full.go_on(), "") << output.err;
+    EXPECT_EQ(full.take_away(), "");
+    test::kill_everything();
+    ASSERT_EQ(::umount(mount.c_str()), 0) << std::strerror(errno);
+  }
+}
+
+namespace {
+
+// An ext4 file system in a file.
+class LoopDisk {
+ public:
+  // Empty, or why this machine cannot.
+  std::string set_up() {
+    std::ofstream(m_image).close();
+    fs::resize_file(m_image, 32 << 20);
+    const auto made = base::run_checked({.argv = {"mkfs.ext4", "-q", "-F", m_image.string()}});
+    return made ? mount() : made.error().what();
+  }
+  ~LoopDisk() {
+    if (m_mounted) {
+      ::umount(m_point.c_str());
+    }
+  }
+  LoopDisk() = default;
+  LoopDisk(const LoopDisk&) = delete;
+  LoopDisk& operator=(const LoopDisk&) = delete;
+
+  const fs::path& mount_point() const { return m_point; }
+
+  // Everything stops at once, and what is not on the disk is gone.
+  std::string cut_power() {
+    constexpr unsigned long k_shutdown = _IOR('X', 125, std::uint32_t);
+    std::uint32_t no_log_flush = 2;
+    {
+      const base::Fd fd(::open(m_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (::ioctl(fd.get(), k_shutdown, &no_log_flush) != 0) {
+        return std::strerror(errno);
+      }
+    }
+    test::kill_everything();
+    if (::umount(m_point.c_str()) != 0) {
+      return std::strerror(errno);
+    }
+    m_mounted = false;
+    return mount();
+  }
+
+ private:
+  std::string mount() {
+    // Without the heuristic that repairs programs which forget to sync.
+    const auto mounted = base::run_checked(
+        {.argv = {"mount", "-t", "ext4", "-o", "loop,noauto_da_alloc", m_image.string(), m_point.string()}});
+    m_mounted = mounted.has_value();
+    return mounted ? std::string() : mounted.error().what();
+  }
+
+  fs::path m_image = "/tmp/disk";
+  fs::path m_point = "/srv";
+  bool m_mounted = false;
+};
+
+}  // namespace
+
+#define NEEDS_LOOP_DISK(disk)                                 \
+  LoopDisk disk;                                              \
+  if (const auto problem = disk.set_up(); !problem.empty()) { \
+    GTEST_SKIP() << "no loop file system here: " << problem;  \
+  }
+
+TEST_F(InstallCrash, AnInstallationSurvivesAPowerCut) {
+  NEEDS_LOOP_DISK(disk);
+  InstalledHost powered((disk.mount_point() / "p").string(), {"--ignore-preflight-errors", "disk"});
+  powered.remember_clean();
+  ASSERT_EQ(powered.run(powered.install()).exit_code, 0);
+  powered.register_app();
+  const auto identity = powered.identity();
+  ASSERT_EQ(disk.cut_power(), "");
+  EXPECT_EQ(powered.identity(), identity) << "what install reported as done is lost";
+  EXPECT_TRUE(powered.has_app());
+  EXPECT_EQ(powered.go_on(), "");
+  EXPECT_EQ(powered.identity(), identity);
+  EXPECT_EQ(powered.take_away(), "");
+}
+
+TEST_F(InstallCrash, PowerCutInTheMiddle) {
+  NEEDS_LOOP_DISK(disk);
+  InstalledHost powered((disk.mount_point() / "p").string(), {"--ignore-preflight-errors", "disk"});
+  powered.remember_clean();
+  const auto install_calls = record(powered.install());
+  const auto destroy_calls = record(powered.destroy());
+  Tally tally;
+  for (const bool destroying : {false, true}) {
+    for (const auto& call : choose(destroying ? destroy_calls : install_calls, destroying ? 6 : 12)) {
+      if (!test::changes_something(call)) {
+        continue;
+      }
+      SCOPED_TRACE(
+          base::format("power cut before {} of {}", where(call), destroying ? "destroy" : "install"));
+      if (destroying) {
+        ASSERT_EQ(powered.run(powered.install()).exit_code, 0);
+      }
+      const auto argv = destroying ? powered.destroy() : powered.install();
+      tally.hit += test::run_with_fault(argv, call, "signal=KILL").hit ? 1 : 0;
+      ASSERT_EQ(disk.cut_power(), "");
+      if (tally.tried++ % 2 == 0) {
+        EXPECT_EQ(powered.go_on(), "");
+      }
+      EXPECT_EQ(powered.take_away(), "");
+      if (HasFailure()) {
+        return;
+      }
+    }
+  }
+  tally.show("power cuts");
+  EXPECT_GT(tally.hit, 5);
+}
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  if (testing::GTEST_FLAG(list_tests)) {
+    return RUN_ALL_TESTS();
+  }
+  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
+}

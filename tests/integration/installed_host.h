@@ -1,0 +1,67 @@
+// One installation inside a sandbox, driven through the real programs, for the tests of install and destroy.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/process.h"
+#include "host/layout.h"
+#include "integration/host_sandbox.h"
+#include "integration/strace_points.h"
+
+namespace dstack::test {
+
+// With DSTACK_FULL_SWEEP set (./dev bench crash) every place is taken, else some.
+bool full_sweep();
+
+class InstalledHost {
+ public:
+  // Without a prefix: the system's directories. `flags` go with each install.
+  explicit InstalledHost(std::optional<std::string> prefix = {}, std::vector<std::string> flags = {});
+
+  std::vector<std::string> install(std::vector<std::string> more = {}) const;
+  std::vector<std::string> destroy(std::vector<std::string> more = {"--purge"}) const;
+  base::Output run(const std::vector<std::string>& argv) const;
+  const host::Layout& layout() const { return m_layout; }
+
+  // Empty when an installation is complete: another install finds nothing to do and both services answer.
+  std::string not_converged() const;
+  // Installs again from whatever there is, and looks; empty when all is well.
+  std::string go_on() const;
+  // destroy --purge from whatever there is; empty when nothing is left of it.
+  std::string take_away() const;
+  // Takes the clean state, which take_away() compares with.
+  void remember_clean() { m_clean = host_snapshot(extra()); }
+  // Ends and removes everything without dstackup, so that one test's failure is not the next one's.
+  void wipe() const;
+  // Token and seed: what must survive.
+  std::string identity() const;
+  void register_app() const;
+  bool has_app() const;
+
+ private:
+  std::vector<std::filesystem::path> extra() const;
+  std::vector<std::string> with_place(std::vector<std::string> argv) const;
+
+  std::optional<std::string> m_prefix;
+  std::vector<std::string> m_flags;
+  host::Layout m_layout;
+  std::set<std::string> m_clean;
+};
+
+// For SetUp(): skips where there is no sandbox or, if asked for, no strace.
+#define DSTACK_NEEDS_SANDBOX()                                                \
+  if (!::dstack::test::sandbox_problem().empty()) {                           \
+    GTEST_SKIP() << "no sandbox here: " << ::dstack::test::sandbox_problem(); \
+  }
+#define DSTACK_NEEDS_STRACE()                                                    \
+  if (const auto problem = ::dstack::test::strace_problem(); !problem.empty()) { \
+    GTEST_SKIP() << problem;                                                     \
+  }
+
+}  // namespace dstack::test
