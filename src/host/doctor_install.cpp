@@ -68,6 +68,9 @@ Finding service(const CheckContext& context, const std::string& name) {
     const auto code = status.error().code;
     return code == Code::permission ? skipped(k_needs_root) : failed(status.error(), k_install_again);
   }
+  if (status->state == ServiceState::unknown && !context.facts.root) {
+    return skipped(k_needs_root);  // its manager does not talk to everybody
+  }
   auto evidence = base::format("{} is {}{}", name, to_string(status->state), since(status->since_unix));
   if (status->state == ServiceState::active) {
     if (status->pid != 0) {

@@ -177,6 +177,11 @@ TEST_P(DoctorService, RunsOrNot) {
   host.service.since_unix = 1'700'000'000;
   host.expect(name, failed, "failed since 2023-11-14 22:13:20Z: exit code 3; last log line: the last words");
   EXPECT_EQ(host.run(name).code, base::Code::service_failed);
+  host.service.state = ServiceState::unknown;
+  host.expect(name, failed, "unknown");
+  host.facts.root = false;
+  host.expect(name, skipped, "needs root");
+  host.facts.root = true;
   host.probe.service = [](const std::string&) -> base::Result<ServiceStatus> {
     return base::fail(problem(base::Code::service_manager));
   };

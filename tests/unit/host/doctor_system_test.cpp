@@ -145,6 +145,8 @@ TEST(Doctor, Ports) {
   host.expect("ports", ok, "held by our services: 9080, 8001, 10000, 12443");
   host.facts.auth_running = false;
   host.expect("ports", failed, "8001 is in use");
+  host.facts.root = false;
+  host.expect("ports", skipped, "needs root");
 }
 
 TEST(Doctor, PortsOnTdxHaveTheKeyProvider) {
