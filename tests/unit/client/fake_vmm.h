@@ -64,7 +64,6 @@ class FakeVmm {
   void set_images(std::vector<std::string> images) { m_images = std::move(images); }
   std::string last_log_query;
 
- private:
   net::Response handle(const net::Request& request) {
     if (!m_token.empty() && request.headers.get("Authorization") != "Bearer " + m_token) {
       return net::Response::text(401, "");
@@ -84,6 +83,7 @@ class FakeVmm {
     return m_service.handle(request);
   }
 
+ private:
   std::vector<::vmm::VmInfo>::iterator find(const std::string& id) {
     return std::find_if(m_vms.begin(), m_vms.end(), [&](const auto& vm) { return vm.id() == id; });
   }

@@ -1,0 +1,82 @@
+#include "host/redact.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/bytes.h"
+
+using namespace dstack;
+using testing::HasSubstr;
+using testing::Not;
+
+TEST(Redact, KnownSecretsInEveryForm) {
+  host::Redactor redactor;
+  const std::string hex = "00ff17a2b3c4d5e60718293a4b5c6d7e";
+  redactor.add(" " + hex + "\n");
+  redactor.add("short");
+  std::string upper = hex;
+  for (auto& c : upper) {
+    c = static_cast<char>(std::toupper(c));
+  }
+  const auto text = hex + "|" + upper + "|" + base::to_base64(*base::from_hex(hex)) + "|" +
+                    base::to_base64(base::as_bytes(hex)) + "|short";
+  EXPECT_EQ(redactor.apply(text), "[redacted]|[redacted]|[redacted]|[redacted]|short");
+}
+
+TEST(Redact, TheLongerSecretGoesFirst) {
+  host::Redactor redactor;
+  redactor.add("abcdefgh");
+  redactor.add("abcdefgh-ijkl");
+  EXPECT_EQ(redactor.apply("x abcdefgh-ijkl abcdefgh"), "x [redacted] [redacted]");
+}
+
+TEST(Redact, ValuesBehindTellingNames) {
+  const host::Redactor redactor;
+  const std::pair<const char*, const char*> k_cases[] = {
+      {"auth token=CANARY99 done", "auth token=[redacted] done"},
+      {"{\"host_api_token\":\"CANARY99\",\"x\":1}", "{\"host_api_token\":\"[redacted]\",\"x\":1}"},
+      {"\"password\": \"two words\", \"b\": 2", "\"password\": \"[redacted]\", \"b\": 2"},
+      {"mock_attestation_seed = \"CANARY99\"", "mock_attestation_seed = \"[redacted]\""},
+      {"tokens = [\"CANARY99\"]", "tokens = [\"[redacted]\"]"},
+      {"Authorization: Bearer CANARY99", "Authorization: Bearer [redacted]"},
+      {"authorization: Basic CANARY99=", "authorization: Basic [redacted]"},
+      {"sent 'Bearer CANARY99' to", "sent 'Bearer [redacted]' to"},
+      {"DB_PASSWORD=CANARY99;HOST=x", "DB_PASSWORD=[redacted];HOST=x"},
+      {"{\\\"token\\\":\\\"CANARY99\\\"}", "{\\\"token\\\":\\\"[redacted]\"}"},
+      // Not secrets.
+      {"token_file = \"/etc/dstack/vmm-auth-token\"", "token_file = \"/etc/dstack/vmm-auth-token\""},
+      {"\"client_token_path\": \"/x\"", "\"client_token_path\": \"/x\""},
+      {"the token is missing", "the token is missing"},
+      {"\"token\": null", "\"token\": null"},
+      {"compose_hash=1234", "compose_hash=1234"},
+      {"", ""},
+      {"\n\n", "\n\n"},
+  };
+  for (const auto& [text, expected] : k_cases) {
+    EXPECT_EQ(redactor.apply(text), expected);
+  }
+}
+
+TEST(Redact, PrivateKeys) {
+  const host::Redactor redactor;
+  EXPECT_EQ(redactor.apply("a\n-----BEGIN PRIVATE KEY-----\nMIG\n-----END PRIVATE KEY-----\nb"),
+            "a\n[redacted]\nb");
+  EXPECT_EQ(redactor.apply("-----BEGIN EC PRIVATE KEY-----\nMIG cut off"), "[redacted]");
+  const std::string certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+  EXPECT_EQ(redactor.apply(certificate), certificate);
+}
+
+TEST(Redact, SecretsOfADocument) {
+  host::Redactor redactor;
+  EXPECT_TRUE(redactor.add_json(
+      R"({"host_api_token":"CANARY-ONE","a":{"seeds":["CANARY-TWO"]},"image":"dstack-image"})"));
+  EXPECT_FALSE(redactor.add_json("{"));
+  EXPECT_EQ(redactor.apply("CANARY-ONE CANARY-TWO dstack-image"), "[redacted] [redacted] dstack-image");
+}
+
+TEST(Redact, KeyFilesLineByLine) {
+  host::Redactor redactor;
+  redactor.add_lines(
+      "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49\n-----END PRIVATE KEY-----\n");
+  EXPECT_EQ(redactor.apply("log: AgEGCCqGSM49 MIGHAgEAMBMGByqGSM49"), "log: [redacted] [redacted]");
+}
