@@ -101,6 +101,7 @@ void add_doctor(cli::Command& program, const cli::Streams& streams) {
   verb.option("--instance", o.instance, "suffix of the services' names", "the installed one");
   verb.option("--platform", o.platform, "auto, tdx, amd-sev-snp or simulated",
               "the installed one, else auto");
+  verb.values("--platform", cli::Values::choice({"auto", "tdx", "amd-sev-snp", "simulated"}));
   verb.option("--qemu", o.qemu, "QEMU program", "the installed one");
   verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
   verb.flag("-j,--json", flags->json, "print JSON");

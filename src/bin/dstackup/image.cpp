@@ -305,6 +305,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
     verb.option("--version", options->release, "release to fetch", "the latest");
     verb.flag("--gpu", options->gpu, "prefer an image for NVIDIA GPUs where the release has one");
     verb.option("--image-path", options->image_path, "directory of images to write to", "the installation's");
+    verb.values("--image-path", cli::Values::directory());
     verb.flag("--force", options->force, "fetch and replace an image that is there already");
     verb.flag("--insecure", options->insecure, "go on when the release names no sha256");
     verb.option("--release-api-base-url", options->release_api, "release server (GitHub's API), up to /repos",
@@ -321,6 +322,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
     auto& verb = image.verb("build", "build a guest image from Debian packages");
     verb.option("--name", options->name, "name of the image", "dstack-" DSTACK_VERSION);
     verb.option("--output", options->output, "directory of images to write to", "the installation's");
+    verb.values("--output", cli::Values::directory());
     verb.option("--mirror", options->mirror, "Debian mirror", "from this machine's apt configuration");
     verb.option("--programs", options->programs, "directory with dstack-init and dstack-guest",
                 "dstackup's own");
@@ -334,6 +336,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
     auto options = std::make_shared<Options>();
     auto& verb = image.verb("list", "list images, the newest last", {"ls"});
     verb.option("--image-path", options->image_path, "directory of images", "the installation's");
+    verb.values("--image-path", cli::Values::directory());
     verb.flag("-j,--json", options->json, "print the list as JSON");
     verb.examples("dstackup image list\ndstackup image list --json --image-path /srv/images");
     set_action(verb, options, streams, list);
@@ -344,6 +347,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
         image.verb("verify", "check images' files against their digests, and the pinned one against its pin");
     verb.option("NAME", options->names, "the images; all when none is named");
     verb.option("--image-path", options->image_path, "directory of images", "the installation's");
+    verb.values("--image-path", cli::Values::directory());
     verb.flag("-j,--json", options->json, "print the results as JSON");
     verb.examples("dstackup image verify\ndstackup image verify dstack-0.6.0");
     set_action(verb, options, streams, verify);
@@ -352,8 +356,10 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
     auto options = std::make_shared<Options>();
     auto& verb = image.verb("rm", "remove images", {"remove"});
     verb.option("NAME", options->names, "the images");
+    verb.values("NAME", cli::Values::dynamic("images"));
     verb.require("NAME");
     verb.option("--image-path", options->image_path, "directory of images", "the installation's");
+    verb.values("--image-path", cli::Values::directory());
     verb.flag("--force", options->force, "also one that is pinned or used by a VM");
     verb.examples("dstackup image rm dstack-0.5.4");
     set_action(verb, options, streams, remove);

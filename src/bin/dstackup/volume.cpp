@@ -180,13 +180,16 @@ void set_action(cli::Command& verb, std::shared_ptr<Options> options, const cli:
 
 void add_volume(cli::Command& program, const cli::Streams& streams) {
   auto& volume = program.verb("volume", "read-only volumes that hold container images");
+  volume.examples("dstackup volume add hello-nginx.tar\ndstackup volume list");
   {
     auto options = std::make_shared<Options>();
     auto& verb = volume.verb("add", "make a volume from a docker or OCI image archive");
     verb.option("ARCHIVE", options->archive, "the archive");
     verb.require("ARCHIVE");
+    verb.values("ARCHIVE", cli::Values::file());
     verb.option("--name", options->name, "name of the volume", "from the image");
     verb.option("--compression", options->compression, "none, lz4, gzip or zstd", "lz4");
+    verb.values("--compression", cli::Values::choice({"none", "lz4", "gzip", "zstd"}));
     verb.flag("--replace", options->replace, "replace a volume of this name with other content");
     verb.flag("-j,--json", options->json, "print the result as JSON");
     verb.examples("dstackup volume add hello-nginx.tar");
@@ -196,6 +199,7 @@ void add_volume(cli::Command& program, const cli::Streams& streams) {
     auto options = std::make_shared<Options>();
     auto& verb = volume.verb("list", "list the volumes", {"ls"});
     verb.flag("-j,--json", options->json, "print the list as JSON");
+    verb.examples("dstackup volume list\ndstackup volume list --json");
     set_action(verb, options, streams, list);
   }
   {
@@ -203,6 +207,8 @@ void add_volume(cli::Command& program, const cli::Streams& streams) {
     auto& verb = volume.verb("rm", "remove a volume");
     verb.option("NAME", options->name, "the volume");
     verb.require("NAME");
+    verb.values("NAME", cli::Values::dynamic("volumes"));
+    verb.examples("dstackup volume rm hello-nginx");
     set_action(verb, options, streams, remove);
   }
   {
@@ -212,7 +218,9 @@ void add_volume(cli::Command& program, const cli::Streams& streams) {
     verb.option("--output", options->output, "the archive to write");
     verb.require("--name");
     verb.require("--output");
+    verb.values("--output", cli::Values::file());
     verb.option("--rootfs", options->rootfs, "directory or tar that is the image's root");
+    verb.values("--rootfs", cli::Values::file());
     verb.option("--package", options->packages, "Debian package to make the root of");
     verb.option("--file", options->files, "FILE:/PATH/IN/IMAGE to add; alone it makes an image from scratch");
     verb.option("--entrypoint", options->image.entrypoint, "one word of the entrypoint");
