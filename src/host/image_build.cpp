@@ -43,7 +43,7 @@ Result<std::vector<std::string>> read_list(const fs::path& path) {
   return out;
 }
 
-// Replaces the name, so that a file shared with the cache by a hard link keeps its contents.
+// Replaces the name: packages share some files by hard links.
 Result<> put_file(const fs::path& path, std::string_view data, mode_t mode) {
   DS_CHECK(base::make_dirs(path.parent_path()));
   DS_CHECK(base::remove_file(path));
@@ -79,9 +79,9 @@ class Builder {
   std::string m_name;
   std::string m_kernel;  // "6.12.0-cloud-amd64"
   PackageTree m_tree;
-  fs::path m_root;   // the root file system's tree
-  fs::path m_stage;  // the image directory in the making
-  std::vector<std::string> m_early_modules;
+  fs::path m_root;                                                   // the root file system's tree
+  fs::path m_stage;                                                  // the image directory in the making
+  std::vector<std::pair<std::string, std::string>> m_early_modules;  // file name, bytes; in loading order
   std::string m_root_hash;
   std::uint64_t m_root_size = 0;
 };
@@ -147,8 +147,11 @@ Result<> Builder::add_boot_modules() {
   DS_TRY(const auto builtin, base::read_file(modules / "modules.builtin"));
   const ModuleTable table(dep, builtin);
   DS_TRY(const auto early_names, read_list(m_what.recipe / "modules.initramfs"));
-  DS_TRY(m_early_modules, table.insertion_order(early_names));
-  auto known = m_early_modules;
+  DS_TRY(auto known, table.insertion_order(early_names));
+  for (const auto& path : known) {
+    DS_TRY(auto bytes, read_module(modules / path));
+    m_early_modules.emplace_back(module_name(path) + ".ko", std::move(bytes));
+  }
   for (const auto& [recipe, list_name] : {std::pair{"modules.boot", "list"}, {"modules.late", "list.late"}}) {
     DS_TRY(const auto names, read_list(m_what.recipe / recipe));
     DS_TRY(const auto order, table.insertion_order(names));
@@ -185,7 +188,7 @@ Result<> Builder::extract_vmlinux() {
 }
 
 Result<> Builder::prepare_root() {
-  DS_CHECK(copy_tree(m_tree.root, m_root));
+  DS_CHECK(unpack_tree(m_tree, m_root));
   std::error_code error;
   for (fs::directory_iterator it(m_root / "boot", error); !error && it != fs::directory_iterator();
        it.increment(error)) {
@@ -227,9 +230,7 @@ Result<> Builder::write_initramfs() {
     cpio.directory(directory);
   }
   std::string list;
-  for (const auto& path : m_early_modules) {
-    DS_TRY(const auto bytes, read_module(m_tree.root / "usr/lib/modules" / m_kernel / path));
-    const auto file = module_name(path) + ".ko";
+  for (const auto& [file, bytes] : m_early_modules) {
     cpio.file("modules/" + file, 0644, bytes);
     list += file + "\n";
   }

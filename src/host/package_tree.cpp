@@ -25,9 +25,12 @@ using base::Result;
 namespace {
 
 // Goes into the key: change it when the arguments below change.
-constexpr const char* k_recipe_version = "1";
+constexpr const char* k_recipe_version = "2";
 // Dates that packages' scripts write, such as the age of passwords (2024-01-01).
 constexpr const char* k_epoch = "SOURCE_DATE_EPOCH=1704067200";
+
+constexpr const char* k_archive = "tree.tar.zst";  // mmdebstrap packs by the name's end
+constexpr std::size_t k_max_status = 64 * 1024 * 1024;
 
 constexpr std::array k_excluded{"/usr/share/doc/*",
                                 "/usr/share/man/*",
@@ -108,22 +111,24 @@ std::string explain(const base::Output& output) {
 }
 
 Result<> run_mmdebstrap(const PackageTreeRequest& request, const std::vector<std::string>& sources,
-                        const fs::path& target) {
+                        const fs::path& work) {
   if (::geteuid() != 0) {
     return fail(Code::permission, "building from packages needs root", "run it as root");
   }
-  if (!base::find_tool("mmdebstrap")) {
-    return fail(Code::not_found, "mmdebstrap is not installed",
-                "apt-get install mmdebstrap debian-archive-keyring");
+  if (!base::find_tool("mmdebstrap") || !base::find_tool("zstd")) {
+    return fail(Code::not_found, "mmdebstrap or zstd is not installed",
+                "apt-get install mmdebstrap debian-archive-keyring zstd");
   }
   // A mount namespace of its own: whatever happens to mmdebstrap, its mounts of /proc, /sys and /dev in the
   // tree go with it, and removing the tree removes nothing else.
   const bool mounts = can_mount();
-  base::Command command{.argv = {"mmdebstrap", "--mode=root", "--variant=essential", "--format=directory",
-                                 "--architectures=amd64", "--include=" + join(request.packages, ",")},
-                        // INITRD=No: the initramfs is ours, Debian's would be built for nothing.
-                        .environment = {k_epoch, "INITRD=No", "DEBIAN_FRONTEND=noninteractive"},
-                        .timeout = std::chrono::minutes(40)};
+  base::Command command{
+      .argv = {"mmdebstrap", "--mode=root", "--variant=essential", "--format=tar", "--architectures=amd64",
+               "--include=" + join(request.packages, ",")},
+      // INITRD=No: the initramfs is ours, Debian's would be built for nothing.
+      // It builds the tree below TMPDIR and packs it from there.
+      .environment = {k_epoch, "INITRD=No", "DEBIAN_FRONTEND=noninteractive", "TMPDIR=" + work.string()},
+      .timeout = std::chrono::minutes(40)};
   for (const char* path : k_excluded) {
     command.argv.push_back(format("--dpkgopt=path-exclude={}", path));
   }
@@ -137,7 +142,7 @@ Result<> run_mmdebstrap(const PackageTreeRequest& request, const std::vector<std
   } else {
     command.argv.insert(command.argv.end(), {"--skip=check/canmount", "--skip=chroot/mount"});
   }
-  command.argv.insert(command.argv.end(), {k_guest_suite, target.string()});
+  command.argv.insert(command.argv.end(), {k_guest_suite, (work / k_archive).string()});
   command.argv.insert(command.argv.end(), sources.begin(), sources.end());
   DS_TRY(const auto output, base::run(command));
   if (output.exit_code != 0) {
@@ -180,7 +185,7 @@ Result<PackageTree> make_package_tree(const PackageTreeRequest& request) {
       format("{}\n{}\n{}\n", k_recipe_version, join(sorted.packages, " "), join(sources, "\n")));
   const auto trees = request.cache / "trees";
   const auto directory = trees / key.substr(0, 24);
-  PackageTree tree{directory / "root", directory / "packages.txt", true};
+  PackageTree tree{directory / k_archive, directory / "packages.txt", true};
   std::error_code error;
   DS_CHECK(base::make_dirs(trees));
   DS_TRY(const auto lock, base::FileLock::acquire(trees / format(".{}.lock", directory.filename().string())));
@@ -189,9 +194,13 @@ Result<PackageTree> make_package_tree(const PackageTreeRequest& request) {
   }
   tree.from_cache = false;
   DS_TRY(auto work, WorkDirectory::make_fixed(trees, "tree-" + directory.filename().string()));
-  DS_CHECK(run_mmdebstrap(sorted, sources, work.path() / "root"));
-  DS_TRY(const auto status, base::read_file(work.path() / "root/var/lib/dpkg/status", 64 * 1024 * 1024));
-  DS_CHECK(base::write_file_atomic(work.path() / "packages.txt", list_packages(status)));
+  DS_CHECK(run_mmdebstrap(sorted, sources, work.path()));
+  DS_TRY(const auto status,
+         base::run_checked({.argv = {"tar", "--extract", "--zstd", "--to-stdout", "--file",
+                                     (work.path() / k_archive).string(), "./var/lib/dpkg/status"},
+                            .timeout = std::chrono::minutes(5),
+                            .output_limit = k_max_status}));
+  DS_CHECK(base::write_file_atomic(work.path() / "packages.txt", list_packages(status.out)));
   DS_CHECK(base::remove_tree(directory));
   fs::rename(work.path(), directory, error);
   if (error) {
@@ -201,10 +210,12 @@ Result<PackageTree> make_package_tree(const PackageTreeRequest& request) {
   return tree;
 }
 
-Result<> copy_tree(const fs::path& from, const fs::path& to) {
-  DS_CHECK(base::run_checked(
-      {.argv = {"cp", "--archive", "--link", "--no-target-directory", from.string(), to.string()},
-       .timeout = std::chrono::minutes(10)}));
+Result<> unpack_tree(const PackageTree& tree, const fs::path& to) {
+  DS_CHECK(base::make_dirs(to));
+  DS_CHECK(base::run_checked({.argv = {"tar", "--extract", "--zstd", "--numeric-owner", "--same-owner",
+                                       "--same-permissions", "--xattrs", "--xattrs-include=*", "--file",
+                                       tree.archive.string(), "--directory", to.string()},
+                              .timeout = std::chrono::minutes(10)}));
   return {};
 }
 

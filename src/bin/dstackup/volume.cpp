@@ -131,7 +131,7 @@ base::Result<> pack_packages(const Options& options,
          host::make_package_tree({options.packages, layout.cache, options.mirror, !options.no_cache}));
   DS_TRY(const auto work, host::WorkDirectory::make(layout.cache / "trees", "pack"));
   const auto root = work.path() / "root";
-  DS_CHECK(host::copy_tree(tree.root, root));
+  DS_CHECK(host::unpack_tree(tree, root));
   DS_CHECK(host::remove_traces(root));
   for (const auto& [source, target] : files) {
     DS_TRY(const auto bytes, base::read_file(source, 1024UL * 1024 * 1024));
