@@ -64,6 +64,12 @@ TEST(AppComposeBytes, VectorDEscapes) {
   EXPECT_EQ(app::compose_hash(bytes), "06948917a4b0f7c5d3b8732316c15838b9cbb57ddde1952d7e3e11ae67e1949c");
 }
 
+TEST(AppComposeBytes, TheKmsIsNamedOnlyWhenThereIsOne) {
+  EXPECT_EQ(build({.docker_compose_file = k_compose}).find("key_provider_id"), std::string::npos);
+  const auto bytes = build({.docker_compose_file = k_compose, .key_provider_id = "00ff"});
+  EXPECT_EQ(parse_app_compose(bytes)->key_provider_id, "00ff");
+}
+
 TEST(AppComposeBytes, KmsManifestIsAccepted) {
   auto bytes = app::build_app_compose(app::KmsManifest{
       .docker_compose_file = k_compose, .init_script = "true\n", .local_key_provider_enabled = true});

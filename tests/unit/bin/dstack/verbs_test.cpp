@@ -6,7 +6,9 @@
 #include <sstream>
 
 #include "app/allowlist_file.h"
+#include "base/bytes.h"
 #include "base/fs.h"
+#include "crypto/x509.h"
 #include "host/layout.h"
 #include "host/state.h"
 #include "unit/client/fake_vmm.h"
@@ -98,6 +100,40 @@ TEST_F(Verbs, DeployPrintsProgressOnErrAndTheResultOnOut) {
   EXPECT_THAT(result.err, HasSubstr("s] registered in " + m_layout.allowlist().string()));
   EXPECT_THAT(result.err, HasSubstr("s] done"));
   EXPECT_EQ(m_allowlist.apps()->size(), 1U);
+}
+
+// What install pinned goes into what is measured, so that a host cannot offer the app another KMS.
+TEST_F(Verbs, DeployBindsTheAppToTheKmsOfTheInstallation) {
+  const auto key = crypto::P256Key::generate();
+  crypto::CertificateProfile profile;
+  profile.common_name = "Dstack KMS CA";
+  profile.ca_path_length = 1;
+  const auto ca = crypto::self_sign(profile, *key);
+  ASSERT_TRUE(ca);
+  const auto path = m_layout.kms_ca();
+  ASSERT_TRUE(base::write_file_atomic(path, ca->pem()));
+  auto state = host::require_state(m_layout.state_file());
+  state->kms_ca_cert = path;
+  ASSERT_TRUE(host::save_state(m_layout.state_file(), *state));
+  const auto id_of = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"deploy", "-c", m_compose, "--dry-run", "-j"});
+    const auto result = run(more);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return json::parse(json::parse(result.out)["appCompose"].get<std::string>()).value("key_provider_id", "");
+  };
+  EXPECT_EQ(id_of({}), base::to_hex(key->spki()));
+  EXPECT_EQ(id_of({"--no-kms"}), "");
+  const auto other = base::to_hex(crypto::P256Key::generate()->spki());
+  EXPECT_EQ(id_of({"--key-provider-id", other}), other);
+  EXPECT_EQ(id_of({"--key-provider-id", ""}), "") << "bound to none when asked for";
+  const auto bad = run({"deploy", "-c", m_compose, "--dry-run", "--key-provider-id", "00ff"});
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_THAT(bad.err, HasSubstr("--key-provider-id"));
+  // A pin that is recorded and cannot be read is no reason to go without.
+  ASSERT_TRUE(base::remove_file(path));
+  const auto lost = run({"deploy", "-c", m_compose, "--dry-run"});
+  EXPECT_EQ(lost.code, 1);
+  EXPECT_THAT(lost.err, HasSubstr("KMS"));
 }
 
 TEST_F(Verbs, DeployJson) {
