@@ -114,8 +114,8 @@ std::vector<UnitSetting> settings_of(const TransientUnit& unit) {
   out.push_back({"DeviceAllow", "", UnitSetting::Devices{unit.devices}});
   out.push_back({"SystemCallArchitectures", "", UnitSetting::Words{{"native"}}});
   out.push_back({"SystemCallErrorNumber", "", UnitSetting::Eperm{}});
-  out.push_back(
-      {"SystemCallFilter", "", UnitSetting::SystemCalls{{"@system-service"}, {"@privileged", "@resources"}}});
+  out.push_back({"SystemCallFilter", "",
+                 UnitSetting::SystemCalls{{"@system-service", "seccomp"}, {"@privileged", "@resources"}}});
   return out;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "app/app_compose.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -20,6 +21,7 @@ using base::Result;
 namespace {
 
 constexpr std::chrono::seconds k_kill_wait{10};
+constexpr std::int64_t k_kms_patience_ms = 180'000;
 
 void log_if_failed(const Result<>& result) {
   if (!result) {
@@ -66,6 +68,7 @@ Result<> VmManager::load() {
   const std::lock_guard operation(m_operation);
   DS_CHECK(base::make_dirs(m_config.run_path, 0700));
   DS_TRY(const auto ids, list_vm_ids(m_config.run_path));
+  m_kms_patience_ends = m_seams.clock.steady_ms() + k_kms_patience_ms;
   for (const auto& id : ids) {
     DS_TRY(const auto vm, add(id, /*fresh=*/false));
     const std::lock_guard lock(m_mutex);
@@ -119,6 +122,9 @@ Result<VmManager::VmPointer> VmManager::add(const std::string& id, bool fresh) {
     vm->token_hash = crypto::sha256(base::as_bytes(vm->token));
     vm->instance_id = vm->files.read_instance_id();
     vm->progress = vm->files.read_progress();
+    const auto compose =
+        app::parse_app_compose(base::read_file(vm->files.compose(), 64 * 1024 * 1024).value_or(""));
+    vm->needs_kms = compose && compose->kms_enabled;
     vm->process = vm->files.read_process();
     if (const auto image = host::find_image(m_config.image_path, vm->manifest.image)) {
       vm->image_version = image->metadata.version;
@@ -129,6 +135,20 @@ Result<VmManager::VmPointer> VmManager::add(const std::string& id, bool fresh) {
   const std::lock_guard lock(m_mutex);
   m_vms[id] = vm;
   return vm;
+}
+
+// After a reboot of the host all VMs are due at once, and the KMS is in one of them. Those whose apps need no
+// keys go first; the others follow when these are up, or have failed, or take too long.
+bool VmManager::waits_for_kms(const Vm& vm, std::int64_t now) const {
+  if (!vm.needs_kms || now >= m_kms_patience_ends) {
+    return false;
+  }
+  return std::any_of(m_vms.begin(), m_vms.end(), [](const auto& entry) {
+    const auto& other = *entry.second;
+    return !other.needs_kms && !other.broken && !other.removing && other.started &&
+           (other.start_due ||
+            (other.process && other.progress.boot_progress != "done" && other.progress.boot_error.empty()));
+  });
 }
 
 void VmManager::run_in_background() {
@@ -178,6 +198,9 @@ void VmManager::tick() {
         kills.push_back(id);
       }
       if (vm->broken || !vm->started) {
+        continue;
+      }
+      if (vm->start_due && waits_for_kms(*vm, now)) {
         continue;
       }
       if (vm->start_due && !running) {

@@ -117,6 +117,7 @@ class VmManager {
   void on_exit(const std::string& id, pid_t pid, std::optional<int> code);
   base::Result<> finish_removal(const std::string& id);
   bool wait_ended(const std::string& id, std::chrono::milliseconds limit);
+  bool waits_for_kms(const Vm& vm, std::int64_t now) const;
 
   void push_event(Vm& vm, std::string event, std::string body);
   void set_started(Vm& vm, bool started);
@@ -130,6 +131,7 @@ class VmManager {
   std::condition_variable m_changed;
   std::map<std::string, VmPointer> m_vms;
   std::int64_t m_next_log_check = 0;
+  std::int64_t m_kms_patience_ends = 0;
   bool m_stop = false;
   bool m_wake = false;
   std::thread m_thread;

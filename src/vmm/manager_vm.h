@@ -18,6 +18,7 @@ struct VmManager::Vm {
   bool started = false;
   bool removing = false;
   bool start_due = false;  // at the next tick, without back-off
+  bool needs_kms = false;  // its app gets keys
   bool kill_due = false;
   bool shutdown_requested = false;  // an end is not a failure
   std::optional<ProcessRecord> process;

@@ -95,7 +95,7 @@ TEST_F(TransientUnitTest, IsWrittenDownAsAUnitFile) {
         "WorkingDirectory=-/var/lib/dstack/vm/1\n", "ProtectHome=tmpfs\nBindReadOnlyPaths=\"-/root/bin\"\n",
         "MemoryMax=1073741824\n", "TasksMax=162\n", "CPUQuota=300%\n", "CapabilityBoundingSet=\n",
         "NoNewPrivileges=yes\n",
-        "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged @resources\n"}) {
+        "SystemCallFilter=@system-service seccomp\nSystemCallFilter=~@privileged @resources\n"}) {
     EXPECT_THAT(*text, HasSubstr(line));
   }
 }

@@ -423,6 +423,40 @@ TEST(VmManager, RestartAdoptsRunningVmsAndStartsTheOthers) {
   EXPECT_TRUE(fs::exists(lab.vm(unrecorded) / "qemu.json"));
 }
 
+// After a reboot of the host: an app whose KMS is not up yet would get no keys and power off for good.
+TEST(VmManager, VmsThatNeedKeysWaitForTheOneThatGivesThem) {
+  Lab lab;
+  lab.restart();
+  auto app = request();
+  app.set_compose_file(lab::compose(R"(,"kms_enabled":true)"));
+  const auto first = create(lab, app);
+  const auto kms = create(lab, request());
+  const auto second = create(lab, app);
+  const auto rebooted = [&] {
+    lab.restart();
+    lab.manager->tick();
+    lab.manager->tick();
+    EXPECT_EQ(lab.status(kms), "running");
+    EXPECT_EQ(lab.status(first), "exited") << "the KMS still boots";
+    EXPECT_EQ(lab.status(second), "exited");
+  };
+  rebooted();
+  ASSERT_TRUE(lab.manager->notify(kms, "boot.progress", "done"));
+  lab.manager->tick();
+  EXPECT_EQ(lab.status(first), "running");
+  EXPECT_EQ(lab.status(second), "running");
+
+  rebooted();
+  ASSERT_TRUE(lab.manager->notify(kms, "boot.error", "no disk"));
+  lab.manager->tick();
+  EXPECT_EQ(lab.status(first), "running") << "it will not come, and the app may have another";
+
+  rebooted();
+  lab.clock.advance(181'000);
+  lab.manager->tick();
+  EXPECT_EQ(lab.status(first), "running") << "nobody waits for ever";
+}
+
 TEST(VmManager, AStopThatACrashCutOffIsFinished) {
   Lab lab;
   lab.restart();
