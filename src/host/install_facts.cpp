@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/process.h"
 #include "host/install_plan.h"
+#include "host/program_step.h"
 #include "host/render.h"
 #include "host/service_manager.h"
 #include "host/supervisor.h"
@@ -125,10 +126,10 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
       facts.kms_image_in_volume = true;
     }
   }
-  facts.program_directory =
-      options.bin_dir
-          ? std::filesystem::path(*options.bin_dir)
-          : (program(own_directory(), "dstack-vmm").empty() ? facts.layout.libexec : own_directory());
+  auto programs = choose_programs(facts.layout, options.bin_dir, own_directory());
+  facts.program_directory = std::move(programs.directory);
+  facts.programs = std::move(programs.set);
+  facts.programs_note = std::move(programs.note);
   facts.auth_program = program(facts.program_directory, "dstack-auth");
   facts.vmm_program = program(facts.program_directory, "dstack-vmm");
   const auto& known = facts.state;

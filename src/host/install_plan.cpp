@@ -295,6 +295,15 @@ Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts&
   plan.qemu = facts.qemu;
   plan.vmm_program = facts.vmm_program;
   plan.auth_program = facts.auth_program;
+  if (facts.programs) {
+    plan.programs = facts.programs;
+    const auto own_copy = ProgramStore(facts.layout).directory(facts.programs->id);
+    plan.vmm_program = own_copy / "dstack-vmm";
+    plan.auth_program = own_copy / "dstack-auth";
+  }
+  if (!facts.programs_note.empty()) {
+    plan.warnings.push_back(facts.programs_note);
+  }
   plan.cgroup_root = facts.cgroup_root;
   if (facts.state) {
     if (facts.state->platform != plan.platform) {

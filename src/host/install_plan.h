@@ -16,6 +16,7 @@
 #include "host/layout.h"
 #include "host/platform.h"
 #include "host/ports.h"
+#include "host/programs.h"
 #include "host/state.h"
 
 namespace dstack::host {
@@ -58,6 +59,8 @@ struct InstallFacts {
   std::optional<base::Error> platform_problem, state_problem, image_problem;
   std::vector<app::VerityVolume> kms_volumes;  // that hold the KMS image
   bool kms_image_in_volume = false;
+  std::optional<ProgramSet> programs;               // to be run; absent when some are missing
+  std::string programs_note;                        // "" = nothing to say about the choice
   std::filesystem::path auth_program, vmm_program;  // empty = not found
   std::filesystem::path program_directory;          // where they were looked for
   std::string qemu;                                 // full path, empty = not found
@@ -112,7 +115,8 @@ struct InstallPlan {
   std::string kms_image;
   std::vector<app::VerityVolume> kms_volumes;
   std::string qemu;
-  std::filesystem::path auth_program, vmm_program;
+  std::optional<ProgramSet> programs;               // that the installation gets a copy of
+  std::filesystem::path auth_program, vmm_program;  // in that copy
   std::string cgroup_root;
   std::string expose;  // address on which the VMM's API is served over TLS, "" = none
   KeyProviderPlan key_provider;

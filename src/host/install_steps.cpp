@@ -12,6 +12,7 @@
 #include "crypto/hash.h"
 #include "crypto/random.h"
 #include "host/optional_steps.h"
+#include "host/program_step.h"
 #include "host/render.h"
 #include "host/tls_identity.h"
 
@@ -274,7 +275,6 @@ InstallStep auth_step(InstallContext& context) {
 
 InstallStep vmm_step(InstallContext& context) {
   const auto& plan = context.plan;
-  const auto spec = vmm_service(plan.layout, plan.vmm_unit, plan.auth_unit, plan.vmm_program);
   const auto configuration = vmm_configuration(plan);
   const auto pending = [&context, configuration] {
     const auto& p = context.plan;
@@ -284,20 +284,11 @@ InstallStep vmm_step(InstallContext& context) {
   };
   return {plan.vmm_unit,
           base::format("makes and keeps the VMs; its API is http://127.0.0.1:{}", plan.dashboard_port),
-          service_entries(context, plan.vmm_unit), pending,
-          [&context, spec, configuration]() -> Result<bool> {
-            auto now = spec;
-            // What it has read becomes part of its definition, so that the manager sees that a running VMM
-            // has read something else, also when the install that wrote it did not come as far as restarting
-            // it. One digest of both, so that it says nothing about the token.
-            DS_TRY(const auto token, base::read_file(context.plan.layout.token_file(), 4096));
-            now.environment.push_back("DSTACK_READ_SHA256=" + crypto::sha256_hex(configuration + token));
-            if (!context.plan.expose.empty()) {
-              // It reads the certificate when it starts.
-              DS_TRY(const auto fingerprint, read_fingerprint(context.plan.layout.tls_cert()));
-              now.environment.push_back("DSTACK_CERTIFICATE=" + fingerprint);
-            }
-            return bring_up(context, now);
+          service_entries(context, plan.vmm_unit), pending, [&context, configuration]() -> Result<bool> {
+            const auto& p = context.plan;
+            DS_TRY(const auto spec, configured_vmm_service(p.layout, p.vmm_unit, p.auth_unit, p.vmm_program,
+                                                           configuration, !p.expose.empty()));
+            return bring_up(context, spec);
           }};
 }
 
@@ -307,6 +298,20 @@ std::string kms_configuration(const InstallPlan& plan) {
   return render_kms_toml({.auth_port = plan.auth_port,
                           .simulated = plan.platform == "simulated",
                           .snp = plan.platform == "amd-sev-snp"});
+}
+
+Result<ServiceSpec> configured_vmm_service(const Layout& layout, const std::string& unit,
+                                           const std::string& auth_unit, const std::filesystem::path& program,
+                                           const std::string& configuration, bool exposed) {
+  auto spec = vmm_service(layout, unit, auth_unit, program);
+  // One digest of both, so that it says nothing about the token.
+  DS_TRY(const auto token, base::read_file(layout.token_file(), 4096));
+  spec.environment.push_back("DSTACK_READ_SHA256=" + crypto::sha256_hex(configuration + token));
+  if (exposed) {
+    DS_TRY(const auto fingerprint, read_fingerprint(layout.tls_cert()));
+    spec.environment.push_back("DSTACK_CERTIFICATE=" + fingerprint);
+  }
+  return spec;
 }
 
 Result<bool> write_if_different(const std::filesystem::path& path, std::string_view text, mode_t mode) {
@@ -353,6 +358,9 @@ Result<bool> ensure_simulated_tee(const Layout& layout) {
 std::vector<InstallStep> install_steps(InstallContext& context) {
   std::vector<InstallStep> steps;
   steps.push_back(directories_step(context));
+  if (context.plan.programs) {
+    steps.push_back(programs_step(context));
+  }
   steps.push_back(token_step(context));
   if (context.plan.platform == "simulated") {
     steps.push_back(simulated_tee_step(context));
@@ -370,6 +378,9 @@ std::vector<InstallStep> install_steps(InstallContext& context) {
   if (context.plan.start) {
     steps.push_back(auth_step(context));
     steps.push_back(vmm_step(context));
+    if (context.plan.programs) {
+      steps.push_back(programs_well_step(context));
+    }
   }
   return steps;
 }

@@ -40,7 +40,8 @@ class InstallConverge : public testing::Test {
   static pid_t process_of(const std::string& program) {
     for (const auto& entry : fs::directory_iterator("/proc")) {
       const auto command = base::read_file(entry.path() / "cmdline");
-      if (command && command->starts_with((test::sandbox_programs() / program).string())) {
+      const auto name = command ? fs::path(command->substr(0, command->find('\0'))).filename() : fs::path();
+      if (name == program) {
         return static_cast<pid_t>(std::stol(entry.path().filename().string()));
       }
     }

@@ -96,7 +96,8 @@ std::string InstalledHost::take_away() const {
 void InstalledHost::wipe() const {
   kill_everything();
   std::error_code ignored;
-  for (const auto& path : {m_layout.config, m_layout.state, m_layout.cache, m_layout.run}) {
+  for (const auto& path : {m_layout.config, m_layout.state, m_layout.cache, m_layout.run, m_layout.libexec,
+                           m_layout.bin / "dstackup", m_layout.bin / "dstack"}) {
     std::filesystem::remove_all(path, ignored);
   }
   if (const auto mount = host::find_cgroup2_mount()) {

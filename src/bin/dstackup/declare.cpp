@@ -9,6 +9,7 @@ void declare(cli::Command& program, const cli::Streams& streams) {
   add_status(program, streams);
   add_image(program, streams);
   add_volume(program, streams);
+  add_upgrade(program, streams);
   add_destroy(program, streams);
   add_support(program, streams);
   add_complete(program, streams);

@@ -12,6 +12,7 @@ void declare(cli::Command& program, const cli::Streams& streams);
 void add_install(cli::Command& program, const cli::Streams& streams);
 void add_doctor(cli::Command& program, const cli::Streams& streams);
 void add_status(cli::Command& program, const cli::Streams& streams);
+void add_upgrade(cli::Command& program, const cli::Streams& streams);  // upgrade, rollback
 void add_destroy(cli::Command& program, const cli::Streams& streams);
 void add_image(cli::Command& program, const cli::Streams& streams);   // image build|list|rm
 void add_volume(cli::Command& program, const cli::Streams& streams);  // volume add|list|rm

@@ -1,0 +1,216 @@
+// dstackup upgrade and rollback on an installation with the real programs and
+// the built-in supervisor. A VM is stood in for by a process that is recorded
+// as one.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/bytes.h"
+#include "base/format.h"
+#include "base/fs.h"
+#include "base/process.h"
+#include "host/programs.h"
+#include "host/state.h"
+#include "host/vm_record.h"
+#include "integration/installed_host.h"
+
+namespace fs = std::filesystem;
+using namespace dstack;
+using test::InstalledHost;
+using testing::HasSubstr;
+
+namespace {
+
+constexpr std::array k_programs = {"dstackup", "dstack-auth", "dstack-vmm"};
+
+class Upgrade : public testing::Test {
+ protected:
+  void SetUp() override {
+    DSTACK_NEEDS_SANDBOX();
+    host.remember_clean();
+    const auto installed = host.run(host.install());
+    ASSERT_EQ(installed.exit_code, 0) << installed.err;
+    first = store.current().value_or("");
+    ASSERT_FALSE(first.empty());
+  }
+  void TearDown() override {
+    if (vm > 0) {
+      ::kill(vm, SIGKILL);
+      ::waitpid(vm, nullptr, 0);
+    }
+    if (test::sandbox_problem().empty()) {
+      host.wipe();
+    }
+    std::error_code error;
+    fs::remove_all("/srv/programs", error);
+  }
+
+  // Other programs that do the same: bytes behind the end of an ELF file mean
+  // nothing.
+  fs::path others(const std::string& mark = "2") const {
+    const fs::path directory = "/srv/programs/" + mark;
+    fs::create_directories(directory);
+    for (const auto* name : k_programs) {
+      fs::copy_file(test::sandbox_programs() / name, directory / name, fs::copy_options::overwrite_existing);
+      std::ofstream(directory / name, std::ios::app | std::ios::binary) << mark;
+    }
+    return directory;
+  }
+  // A VM manager that says who it is and does not work.
+  static void spoil(const fs::path& program, const std::string& script) {
+    fs::remove(program);
+    std::ofstream(program) << "#!/bin/sh\ncase $1 in --version) echo " DSTACK_VERSION "; exit 0;; esac\n"
+                           << script;
+    fs::permissions(program, static_cast<fs::perms>(0755));
+  }
+  base::Output dstackup(std::vector<std::string> argv) const {
+    argv.insert(argv.begin(), (test::sandbox_programs() / "dstackup").string());
+    return host.run(argv);
+  }
+  // What the process of a service runs.
+  std::string running(const std::string& program) const {
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+      std::error_code error;
+      const auto exe = fs::read_symlink(entry.path() / "exe", error);
+      if (!error && exe.filename() == program && exe.parent_path().parent_path() == store.versions()) {
+        return exe.parent_path().filename().string();
+      }
+    }
+    return "none";
+  }
+  void stand_in_for_a_vm() {
+    vm = ::fork();
+    if (vm == 0) {
+      ::setsid();
+      ::execlp("sleep", "sleep", "600", nullptr);
+      ::_exit(1);
+    }
+    const auto directory = host.layout().vms() / "00000000-0000-4000-8000-000000000001";
+    fs::create_directories(directory);
+    const auto boot_id = base::read_file("/proc/sys/kernel/random/boot_id").value_or("");
+    std::ofstream(directory / "qemu.json") << nlohmann::json{
+        {"pid", vm}, {"start_time", *base::process_start_time(vm)}, {"boot_id", base::trim(boot_id)}};
+    ASSERT_EQ(host::live_vms(host.layout().vms()).size(), 1U);
+  }
+
+  InstalledHost host;
+  host::ProgramStore store{host.layout()};
+  std::string first;
+  pid_t vm = 0;
+};
+
+}  // namespace
+
+TEST_F(Upgrade, InstallRunsItsOwnCopies) {
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(running("dstack-auth"), first);
+  EXPECT_EQ(host::inspect_programs(store.directory(first))->id, first);
+  EXPECT_EQ(fs::canonical(host.layout().bin / "dstackup"), store.directory(first) / "dstackup");
+  // Another build of this program changes nothing by itself, and says so.
+  const auto directory = others();
+  auto argv = host.install({"--json"});
+  argv.front() = (directory / "dstackup").string();
+  const auto again = host.run(argv);
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_FALSE(nlohmann::json::parse(again.out)["changed"].get<bool>()) << again.out << again.err;
+  EXPECT_EQ(store.current(), first);
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(host.take_away(), "");
+}
+
+TEST_F(Upgrade, ThereAndBackWhileVmsRun) {
+  stand_in_for_a_vm();
+  const auto identity = host.identity();
+  const auto directory = others();
+  const auto dry = dstackup({"upgrade", "--from", directory.string(), "--dry-run", "--json"});
+  ASSERT_EQ(dry.exit_code, 0) << dry.err;
+  EXPECT_TRUE(nlohmann::json::parse(dry.out)["changes"].get<bool>());
+  EXPECT_EQ(store.current(), first);
+
+  const auto up = dstackup({"upgrade", "--from", directory.string()});
+  ASSERT_EQ(up.exit_code, 0) << up.err;
+  const auto second = store.current().value_or("");
+  EXPECT_EQ(second, host::inspect_programs(directory)->id);
+  EXPECT_EQ(running("dstack-vmm"), second);
+  EXPECT_EQ(running("dstack-auth"), second);
+  EXPECT_EQ(store.previous(), first);
+  EXPECT_EQ(host::live_vms(host.layout().vms()).size(), 1U);
+  EXPECT_EQ(host.identity(), identity);
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(dstackup({"upgrade", "--from", directory.string()}).out,
+            "nothing to do, these programs run already\n");
+
+  const auto back = dstackup({"rollback"});
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(store.previous(), second);
+  EXPECT_EQ(host::live_vms(host.layout().vms()).size(), 1U);
+  EXPECT_EQ(host.not_converged(), "");
+}
+
+TEST_F(Upgrade, ProgramsThatAreNotWellAreTakenBack) {
+  const auto directory = others();
+  spoil(directory / "dstack-vmm", "echo 'I am broken' >&2; exit 3\n");
+  const auto up = dstackup({"upgrade", "--from", directory.string()});
+  EXPECT_EQ(up.exit_code, 1);
+  EXPECT_THAT(up.err, HasSubstr("DS1655"));
+  EXPECT_THAT(up.err, HasSubstr("those of before run again"));
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(running("dstack-auth"), first);
+  EXPECT_EQ(store.current(), first);
+  EXPECT_FALSE(fs::exists(host.layout().pending_upgrade()));
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(dstackup({"rollback"}).exit_code, 1);  // nothing to go back to
+}
+
+TEST_F(Upgrade, ProgramsThatDoNotRunHereAreNotEvenTried) {
+  const auto directory = others();
+  spoil(directory / "dstack-vmm", "");
+  std::ofstream(directory / "dstack-auth") << "\x7f"
+                                              "ELF of another kind";
+  const auto up = dstackup({"upgrade", "--from", directory.string()});
+  EXPECT_EQ(up.exit_code, 1);
+  EXPECT_THAT(up.err, HasSubstr("DS1654"));
+  EXPECT_EQ(store.current(), first);
+}
+
+TEST_F(Upgrade, KilledAtSomePointTheNextOneEndsTheSame) {
+  const auto directory = others();
+  for (const auto delay : {30, 150, 300, 600, 1200, 2000}) {
+    const auto child = ::fork();
+    if (child == 0) {
+      const auto program = (test::sandbox_programs() / "dstackup").string();
+      ::execl(program.c_str(), "dstackup", "upgrade", "--from", directory.c_str(), "--json", nullptr);
+      ::_exit(1);
+    }
+    ::usleep(static_cast<useconds_t>(delay) * 1000);
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    // An install goes back to what is known to be well, or finds the upgrade
+    // finished.
+    const auto installed = host.run(host.install());
+    EXPECT_EQ(installed.exit_code, 0) << delay << installed.err;
+    EXPECT_EQ(running("dstack-vmm"), store.current()) << delay;
+    EXPECT_EQ(running("dstack-auth"), store.current()) << delay;
+    EXPECT_EQ(host.not_converged(), "") << delay;
+    const auto up = dstackup({"upgrade", "--from", directory.string()});
+    EXPECT_EQ(up.exit_code, 0) << delay << up.err;
+    EXPECT_EQ(running("dstack-vmm"), host::inspect_programs(directory)->id);
+    ASSERT_EQ(dstackup({"upgrade", "--from", test::sandbox_programs().string()}).exit_code, 0);
+  }
+  EXPECT_EQ(host.take_away(), "");
+}
+
+int main(int argc, char** argv) {
+  testing::InitGoogleMock(&argc, argv);
+  if (testing::GTEST_FLAG(list_tests)) {
+    return RUN_ALL_TESTS();
+  }
+  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
+}
