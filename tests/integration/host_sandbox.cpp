@@ -56,8 +56,16 @@ std::string set_up(const fs::path& programs, const std::string& cgroup_mount, co
     return problem;
   }
   fs::create_directory(k_stage / "bin");
-  if (::mount(programs.c_str(), (k_stage / "bin").c_str(), nullptr, MS_BIND, nullptr) != 0) {
-    return failed("the programs");
+  for (const auto& entry : fs::directory_iterator(programs)) {
+    const auto name = entry.path().filename();
+    // The guest's own are not needed. Without debug information, since install copies and hashes them.
+    if (name == "dstackup" || name == "dstack" || name == "dstack-auth" || name == "dstack-vmm") {
+      const auto made = base::run_checked(
+          {.argv = {"strip", "-o", (k_stage / "bin" / name).string(), entry.path().string()}});
+      if (!made) {
+        return made.error().what();
+      }
+    }
   }
   fs::create_directory(k_stage / "qemu");
   std::ofstream(stand_in_qemu()) << "#!/bin/sh\necho QEMU emulator version 8.2.0\n";
