@@ -18,8 +18,10 @@ using base::Code;
 constexpr std::size_t k_max_lines = 1000;
 constexpr const char* k_fix = "fetch or build the image again";
 
-// Not listed by the image format: the SNP firmware is in the launch measurement, the log is for development.
-constexpr std::array<std::string_view, 2> k_never_listed = {"ovmf-sev.fd", "measurement.gcp.eventlog.bin"};
+// Not listed by the image format: the SNP firmware is in the launch measurement, the log is for development,
+// the list of packages is for people.
+constexpr std::array<std::string_view, 3> k_never_listed = {"ovmf-sev.fd", "measurement.gcp.eventlog.bin",
+                                                            k_image_packages};
 
 std::unexpected<base::Error> corrupt(std::string why) {
   return base::fail(Code::image_corrupt, std::move(why), k_fix);

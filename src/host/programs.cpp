@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/fd.h"
@@ -41,14 +42,24 @@ Result<> sync_path(const fs::path& path) {
 }
 
 Result<> copy_program(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::copy_file(from, to, error);
-  if (error || ::chmod(to.c_str(), 0755) != 0) {
-    return base::fail_errno(error == std::errc::no_space_on_device ? Code::no_space : Code::io,
-                            base::format("cannot copy {} to {}", from.string(), to.string()),
-                            error ? error.value() : errno, "check the free space");
+  const base::Fd in(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
+  const base::Fd out(::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0755));
+  bool good = in && out && ::fchmod(out.get(), 0755) == 0;
+  std::vector<char> buffer(1 << 20);
+  ssize_t got = 1;
+  while (good && (got = ::read(in.get(), buffer.data(), buffer.size())) > 0) {
+    for (ssize_t at = 0; good && at < got;) {
+      const auto n = ::write(out.get(), buffer.data() + at, static_cast<std::size_t>(got - at));
+      good = n > 0 || (n < 0 && errno == EINTR);
+      at += std::max<ssize_t>(n, 0);
+    }
   }
-  return sync_path(to);
+  if (!good || got < 0 || ::fsync(out.get()) != 0) {
+    return base::fail_errno(errno == ENOSPC ? Code::no_space : Code::io,
+                            base::format("cannot copy {} to {}", from.string(), to.string()), errno,
+                            "check the free space, and run it again");
+  }
+  return {};
 }
 
 }  // namespace

@@ -191,8 +191,8 @@ Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Ins
                        .dump()
                 << '\n';
   } else if (changed) {
-    streams.out << "upgraded in " << cli::format_seconds(progress.elapsed())
-                << "; 'dstackup rollback' goes back\n";
+    streams.out << "switched in " << cli::format_seconds(progress.elapsed())
+                << "; 'dstackup rollback' switches back\n";
   } else {
     streams.out << "nothing to do, these programs run already\n";
   }
