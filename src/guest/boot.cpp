@@ -25,6 +25,8 @@ namespace fs = std::filesystem;
 constexpr auto k_flush_limit = std::chrono::seconds(15);
 constexpr auto k_stop_limit = std::chrono::seconds(10);
 constexpr auto k_service_limit = std::chrono::seconds(120);
+// After a reboot of the host a KMS may take a while.
+constexpr auto k_kms_limit = std::chrono::minutes(3);
 
 ContainerPaths container_paths(const fs::path& root) {
   ContainerPaths paths;
@@ -184,7 +186,9 @@ Result<> Boot::get_keys() {
     progress("requesting app keys");
     m_kms.vm_config = m_sys_config.vm_config;
     m_kms.expected_ca_spki = base::from_hex(m_compose.key_provider_id).value_or(base::Bytes{});
-    DS_TRY(m_keys, fetch_kms_keys(m_sys_config.kms_urls, m_kms, *m_evidence, m_seams.fetch_keys));
+    const Patience patience{k_kms_limit, m_seams.kms_pause,
+                            [this] { progress("waiting for the KMS to answer"); }};
+    DS_TRY(m_keys, fetch_kms_keys(m_sys_config.kms_urls, m_kms, *m_evidence, m_seams.fetch_keys, patience));
     m_kms.url = m_keys.kms_url;
     // Only here and only once, whichever URL answered: a second event could never be replayed.
     DS_CHECK(m_events->emit(attest::k_event_os_image_hash, m_keys.keys.os_image_hash));

@@ -36,6 +36,7 @@ struct Seams {
   std::function<base::Result<>()> network;
   std::function<base::Result<std::unique_ptr<HostChannel>>(const SysConfig&)> open_channel;
   FetchKeys fetch_keys;
+  std::chrono::milliseconds kms_pause{1000};  // between questions to KMSs that do not answer
   std::function<void(std::string_view line)> console;
   std::uint16_t guest_api_port = k_guest_api_port;
   std::string guest_api_address = "0.0.0.0";

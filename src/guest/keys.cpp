@@ -1,6 +1,7 @@
 #include "guest/keys.h"
 
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "attest/report_data.h"
 #include "base/format.h"
@@ -22,13 +23,9 @@ std::string provider_json(std::string_view name, base::ByteView id) {
   return out.dump();
 }
 
-}  // namespace
-
-Result<BootKeys> fetch_kms_keys(const std::vector<std::string>& urls, const KmsOptions& base_options,
-                                attest::EvidenceSource& evidence, const FetchKeys& fetch) {
-  if (urls.empty()) {
-    return base::fail(Code::guest_keys, "No KMS URLs are set");
-  }
+// The error is the first one of a KMS that answered; only where none did, that nothing answers.
+Result<BootKeys> ask_in_turn(const std::vector<std::string>& urls, const KmsOptions& base_options,
+                             attest::EvidenceSource& evidence, const FetchKeys& fetch, bool quiet) {
   std::optional<base::Error> first;
   for (const auto& url : urls) {
     auto options = base_options;
@@ -44,12 +41,37 @@ Result<BootKeys> fetch_kms_keys(const std::vector<std::string>& urls, const KmsO
       out.keys = std::move(*keys);
       return out;
     }
-    base::log_warn(base::format("the KMS {} gives no keys: {}", url, keys.error().what()));
-    if (!first) {
+    const bool answered = keys.error().code != Code::connect_failed;
+    if (answered || !quiet) {
+      base::log_warn(base::format("the KMS {} gives no keys: {}", url, keys.error().what()));
+    }
+    if (!first || (answered && first->code == Code::connect_failed)) {
       first = std::move(keys).error();
     }
   }
-  return base::fail(std::move(*first), "failed to get app keys");
+  return std::unexpected(std::move(*first));
+}
+
+}  // namespace
+
+Result<BootKeys> fetch_kms_keys(const std::vector<std::string>& urls, const KmsOptions& base_options,
+                                attest::EvidenceSource& evidence, const FetchKeys& fetch,
+                                const Patience& patience) {
+  if (urls.empty()) {
+    return base::fail(Code::guest_keys, "No KMS URLs are set");
+  }
+  const auto deadline = std::chrono::steady_clock::now() + patience.limit;
+  for (bool waited = false;; waited = true) {
+    auto keys = ask_in_turn(urls, base_options, evidence, fetch, /*quiet=*/waited);
+    if (keys || keys.error().code != Code::connect_failed ||
+        std::chrono::steady_clock::now() + patience.pause > deadline) {
+      return keys ? std::move(keys) : base::fail(std::move(keys).error(), "failed to get app keys");
+    }
+    if (!waited && patience.on_wait) {
+      patience.on_wait();
+    }
+    std::this_thread::sleep_for(patience.pause);
+  }
 }
 
 Result<BootKeys> derive_seed_keys(base::ByteView seed, attest::EvidenceSource& evidence) {

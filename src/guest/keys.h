@@ -1,6 +1,7 @@
 // The app's keys when no KMS gives them, and the form in which they are kept (spec/guest-kms.md section 5.6).
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -24,10 +25,18 @@ struct BootKeys {
 };
 
 using FetchKeys = std::function<base::Result<AppKeys>(const KmsOptions&, attest::EvidenceSource&)>;
-// Asks the KMSs in order; the first success wins. When all fail, the first one's error is reported. `base`
-// has everything but the URL. Code::guest_keys "No KMS URLs are set" for an empty list.
+// What to do while no KMS answers, which may be booting itself: ask again until `limit` has passed.
+struct Patience {
+  std::chrono::milliseconds limit{0};
+  std::chrono::milliseconds pause{1000};
+  std::function<void()> on_wait;  // called before the first pause
+};
+// Asks the KMSs in order; the first success wins. When all fail, the first one's error is reported, at once
+// if a KMS answered at all (Code::connect_failed is what one that does not gives). `base` has everything but
+// the URL. Code::guest_keys "No KMS URLs are set" for an empty list.
 base::Result<BootKeys> fetch_kms_keys(const std::vector<std::string>& urls, const KmsOptions& base,
-                                      attest::EvidenceSource& evidence, const FetchKeys& fetch);
+                                      attest::EvidenceSource& evidence, const FetchKeys& fetch,
+                                      const Patience& patience = {});
 
 // Keys from a seed (32 bytes, random at every boot): CA key, disk key, k256 key. The CA certificate carries
 // evidence.

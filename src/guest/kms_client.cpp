@@ -72,7 +72,16 @@ Result<AppKeys> get_app_keys(const KmsOptions& options, attest::EvidenceSource& 
   net::ClientTls first_contact;
   first_contact.insecure = true;
   DS_TRY(auto insecure, connect(options, std::move(first_contact)));
-  DS_TRY(auto temp, insecure.call<::kms::GetTempCaCertResponse>("GetTempCaCert", google::protobuf::Empty()));
+  auto answer = insecure.call<::kms::GetTempCaCertResponse>("GetTempCaCert", google::protobuf::Empty());
+  if (!answer) {
+    auto error = std::move(answer).error();
+    // While a KMS boots, the host's end of its port already accepts connections and drops them.
+    if (error.code == Code::tls || error.code == Code::http || error.code == Code::timeout) {
+      error.code = Code::connect_failed;
+    }
+    return std::unexpected(std::move(error));
+  }
+  auto& temp = *answer;
 
   auto ca = crypto::Certificate::from_pem(temp.ca_cert());
   if (!ca) {

@@ -149,7 +149,7 @@ Result<> Cgroup::remove() const {
   for (const auto& directory : with_descendants(m_path)) {
     // The kernel lets go of a just emptied cgroup a moment later.
     for (int attempt = 0; ::rmdir(directory.c_str()) != 0 && errno != ENOENT; ++attempt) {
-      if (errno != EBUSY || attempt == 50) {
+      if (errno != EBUSY || attempt == 1000) {
         return base::fail_errno(Code::io, "cannot remove the cgroup " + directory.string(), errno);
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(2));

@@ -38,8 +38,18 @@ Result<std::optional<Image>> choose_image(const InstallOptions& options, const I
   }
   const auto& known = facts.state ? facts.state : facts.last;
   if (known && known->image) {
-    if (auto image = find_image(images, *known->image)) {
+    auto image = find_image(images, *known->image);
+    if (image) {
       return std::optional(std::move(*image));
+    }
+    // Apps boot the pinned image and no other: another one is a decision, not a repair.
+    if (facts.state) {
+      auto error = std::move(image).error();
+      error.fix =
+          "bring it back with \"dstackup image build\" or \"dstackup image pull\", or choose another with "
+          "--image";
+      return fail(std::move(error),
+                  base::format("the guest image {} of this installation cannot be used", *known->image));
     }
   }
   DS_TRY(auto all, list_images(images));

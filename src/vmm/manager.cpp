@@ -139,16 +139,16 @@ Result<VmManager::VmPointer> VmManager::add(const std::string& id, bool fresh) {
 
 // After a reboot of the host all VMs are due at once, and the KMS is in one of them. Those whose apps need no
 // keys go first; the others follow when these are up, or have failed, or take too long.
-bool VmManager::waits_for_kms(const Vm& vm, std::int64_t now) const {
-  if (!vm.needs_kms || now >= m_kms_patience_ends) {
-    return false;
-  }
-  return std::any_of(m_vms.begin(), m_vms.end(), [](const auto& entry) {
-    const auto& other = *entry.second;
-    return !other.needs_kms && !other.broken && !other.removing && other.started &&
-           (other.start_due ||
-            (other.process && other.progress.boot_progress != "done" && other.progress.boot_error.empty()));
-  });
+bool VmManager::kms_may_still_boot(std::int64_t now) const {
+  return now < m_kms_patience_ends &&
+         std::any_of(
+             m_vms.begin(), m_vms.end(),
+             [](const auto& entry) {
+               const auto& other = *entry.second;
+               return !other.needs_kms && !other.broken && !other.removing && other.started &&
+                      (other.start_due || (other.process && other.progress.boot_progress != "done" &&
+                                           other.progress.boot_error.empty()));
+             });
 }
 
 void VmManager::run_in_background() {
@@ -183,6 +183,8 @@ void VmManager::tick() {
       m_next_log_check =
           now + std::chrono::duration_cast<std::chrono::milliseconds>(m_config.log.check_interval).count();
     }
+    // Before any of them counts as started.
+    const bool wait_for_kms = kms_may_still_boot(now);
     for (const auto& [id, vm] : m_vms) {
       const bool running = vm->process.has_value();
       if (vm->removing) {
@@ -200,7 +202,7 @@ void VmManager::tick() {
       if (vm->broken || !vm->started) {
         continue;
       }
-      if (vm->start_due && waits_for_kms(*vm, now)) {
+      if (vm->start_due && vm->needs_kms && wait_for_kms) {
         continue;
       }
       if (vm->start_due && !running) {

@@ -117,7 +117,7 @@ class VmManager {
   void on_exit(const std::string& id, pid_t pid, std::optional<int> code);
   base::Result<> finish_removal(const std::string& id);
   bool wait_ended(const std::string& id, std::chrono::milliseconds limit);
-  bool waits_for_kms(const Vm& vm, std::int64_t now) const;
+  bool kms_may_still_boot(std::int64_t now) const;
 
   void push_event(Vm& vm, std::string event, std::string body);
   void set_started(Vm& vm, bool started);

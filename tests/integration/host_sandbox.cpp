@@ -80,7 +80,7 @@ std::string set_up(const fs::path& programs, const std::string& cgroup_mount, co
   if (!cgroup.empty() && ::mount(cgroup.c_str(), cgroup_mount.c_str(), nullptr, MS_BIND, nullptr) != 0) {
     return failed("cgroups");
   }
-  for (const char* path : {"/var", "/run", "/usr/local", "/tmp"}) {
+  for (const char* path : {"/var", "/run", "/usr/local", "/tmp", "/srv"}) {
     if (auto problem = mount_tmpfs(path); !problem.empty()) {
       return problem;
     }

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <thread>
 
 #include "base/bytes.h"
 #include "base/fd.h"
@@ -326,8 +327,12 @@ class LoopDisk {
       }
     }
     test::kill_everything();
-    if (::umount(m_point.c_str()) != 0) {
-      return std::strerror(errno);
+    // What was killed may hold it a moment longer.
+    for (int i = 0; ::umount(m_point.c_str()) != 0; ++i) {
+      if (errno != EBUSY || i == 500) {
+        return std::strerror(errno);
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     m_mounted = false;
     return mount();

@@ -57,7 +57,8 @@ class Upgrade : public testing::Test {
     const fs::path directory = "/srv/programs/" + mark;
     fs::create_directories(directory);
     for (const auto* name : k_programs) {
-      fs::copy_file(test::sandbox_programs() / name, directory / name, fs::copy_options::overwrite_existing);
+      fs::remove(directory / name);  // the one of before may still be ending
+      fs::copy_file(test::sandbox_programs() / name, directory / name);
       std::ofstream(directory / name, std::ios::app | std::ios::binary) << mark;
     }
     return directory;

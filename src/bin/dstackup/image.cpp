@@ -102,12 +102,18 @@ base::Result<host::InstallState> installed(const host::Layout& layout) {
   return state.value_or(host::InstallState{});
 }
 
+// Where the installation has its images, which install's --image-path may have chosen.
+fs::path own_images(const host::InstallState& state, const host::Layout& layout) {
+  return state.image_path.empty() ? layout.images() : fs::path(state.image_path);
+}
+
+// The directory named by --image-path, else the installation's.
 base::Result<fs::path> images_of(const Options& options, const host::Layout& layout) {
-  if (!options.image_path) {
-    return layout.images();
+  if (options.image_path) {
+    DS_CHECK(host::validate_directory(*options.image_path, "--image-path"));
+    return fs::path(*options.image_path);
   }
-  DS_CHECK(host::validate_directory(*options.image_path, "--image-path"));
-  return fs::path(*options.image_path);
+  return own_images(installed(layout).value_or(host::InstallState{}), layout);
 }
 
 base::Result<int> list(const Options& options, const cli::Streams& streams) {
@@ -120,7 +126,7 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
   }
   const auto state = installed(layout);
   const auto pinned = [&](const host::Image& image) {
-    return state && !options.image_path && state->image == image.name;
+    return state && directory == own_images(*state, layout) && state->image == image.name;
   };
   if (options.json) {
     Json out = Json::array();
@@ -164,8 +170,8 @@ base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   Json out = Json::array();
   for (const auto& image : images) {
     auto result = host::verify_image_digest(image);
-    if (result && !options.image_path && state.image == image.name && !state.os_image_hash.empty() &&
-        state.os_image_hash != image.os_image_hash) {
+    if (result && directory == own_images(state, layout) && state.image == image.name &&
+        !state.os_image_hash.empty() && state.os_image_hash != image.os_image_hash) {
       result =
           base::fail(base::Code::image_corrupt,
                      format("image {} is not the one that is pinned ({})", image.name, state.os_image_hash),
@@ -213,7 +219,7 @@ base::Result<int> remove(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto state, installed(layout));
   for (const auto& name : options.names) {
     DS_CHECK(host::check_image_name(name));
-    if (!options.force && !options.image_path) {
+    if (!options.force && directory == own_images(state, layout)) {
       DS_CHECK(may_remove(layout, state, name));
     }
   }
@@ -246,11 +252,13 @@ base::Result<int> pull(const Options& options, const cli::Streams& streams) {
   what.gpu = options.gpu;
   what.force = options.force;
   what.insecure = options.insecure;
-  if (!options.image_path) {
-    DS_TRY(const auto state, installed(layout));
+  DS_TRY(const auto state, installed(layout));
+  if (what.images == own_images(state, layout)) {
     what.pinned_name = state.image.value_or("");
     what.pinned_hash = state.os_image_hash;
-    DS_CHECK(host::ensure_state_directory(layout));
+    if (what.images == layout.images()) {
+      DS_CHECK(host::ensure_state_directory(layout));
+    }
   }
   cli::Progress progress(streams, options.json);
   what.report = [&](std::string_view line) { progress.step(line); };

@@ -12,17 +12,22 @@
 #include "unit/guest/temp_dir.h"
 
 namespace dstack::guest {
+using namespace std::chrono_literals;
+
 namespace {
 
 using base::Code;
 
 class KmsKeys : public testing::Test {
  protected:
-  base::Result<BootKeys> fetch(const std::vector<std::string>& urls) {
+  base::Result<BootKeys> fetch(const std::vector<std::string>& urls, const Patience& patience = {}) {
     return fetch_kms_keys(
         urls, {}, m_evidence,
         [this](const KmsOptions& options, attest::EvidenceSource&) -> base::Result<AppKeys> {
           m_asked.push_back(options.url);
+          if (options.url == "booting" && m_asked.size() < m_boots_until) {
+            return base::fail(Code::connect_failed, "booting: nothing answers");
+          }
           if (options.url.starts_with("bad")) {
             return base::fail(Code::rpc, options.url + ": Boot denied: compose hash not allowed");
           }
@@ -31,8 +36,10 @@ class KmsKeys : public testing::Test {
             keys.disk_crypt_key = {};
           }
           return keys;
-        });
+        },
+        patience);
   }
+  std::size_t m_boots_until = 1000;
   attest::SimulatedEvidence m_evidence = make_test_evidence();
   std::vector<std::string> m_asked;
 };
@@ -50,6 +57,29 @@ TEST_F(KmsKeys, TheFirstErrorIsReported) {
   ASSERT_FALSE(keys.has_value());
   EXPECT_EQ(keys.error().what(), "failed to get app keys: bad1: Boot denied: compose hash not allowed");
   EXPECT_EQ(m_asked.size(), 2u);
+}
+
+TEST_F(KmsKeys, AKmsThatIsStillBootingIsWaitedFor) {
+  m_boots_until = 4;
+  int told = 0;
+  const auto keys = fetch({"booting"}, {10s, 1ms, [&] { ++told; }});
+  ASSERT_TRUE(keys.has_value()) << keys.error().what();
+  EXPECT_EQ(m_asked.size(), 4u);
+  EXPECT_EQ(told, 1);
+}
+
+TEST_F(KmsKeys, ARefusalIsFinalAlsoBesideAKmsThatDoesNotAnswer) {
+  const auto keys = fetch({"booting", "bad1"}, {10s, 1ms, {}});
+  ASSERT_FALSE(keys.has_value());
+  EXPECT_EQ(keys.error().what(), "failed to get app keys: bad1: Boot denied: compose hash not allowed");
+  EXPECT_EQ(m_asked.size(), 2u);
+}
+
+TEST_F(KmsKeys, PatienceEnds) {
+  const auto keys = fetch({"booting"}, {5ms, 1ms, {}});
+  ASSERT_FALSE(keys.has_value());
+  EXPECT_EQ(keys.error().code, Code::connect_failed);
+  EXPECT_EQ(fetch({"booting"}).error().code, Code::connect_failed);
 }
 
 TEST_F(KmsKeys, NoUrlIsAnError) {
