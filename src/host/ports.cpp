@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "base/bytes.h"
 #include "base/fd.h"
@@ -50,7 +52,9 @@ bool overlap(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-Result<bool> port_is_free(const std::string& ip, std::uint16_t port) {
+namespace {
+
+Result<bool> can_listen(const std::string& ip, std::uint16_t port) {
   const auto address = net::parse_ip(ip, port);
   if (!address) {
     return base::fail(Code::invalid_argument, "'" + ip + "' is not an IP address");
@@ -68,6 +72,22 @@ Result<bool> port_is_free(const std::string& ip, std::uint16_t port) {
     return false;
   }
   return base::fail_errno(Code::net, base::format("cannot test the port {}:{}", ip, port), errno);
+}
+
+}  // namespace
+
+Result<bool> port_is_free(const std::string& ip, std::uint16_t port) {
+  // A test is a listener itself: one at a time here, and a second look when it may have been another
+  // program's.
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
+  for (int look = 1;; ++look) {
+    auto free = can_listen(ip, port);
+    if (!free || *free || look == 3) {
+      return free;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
 }
 
 std::optional<std::string> who_listens(std::uint16_t port, const std::filesystem::path& proc) {

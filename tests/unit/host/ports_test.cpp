@@ -5,7 +5,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <set>
+#include <thread>
+#include <vector>
 
 #include "base/fd.h"
 
@@ -45,6 +48,24 @@ TEST(Ports, BindTest) {
   }
   EXPECT_TRUE(*port_is_free("127.0.0.1", port));
   EXPECT_FALSE(port_is_free("nonsense", 1));
+}
+
+// Checks run in threads, and two of them looked at the port of the KMS: each saw the other's test as a
+// listener.
+TEST(Ports, TestsOfOnePortAtOnceDoNotSeeEachOther) {
+  const auto port = *pick_host_port(15'000, {});
+  std::atomic<int> busy = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        for (int k = 0; k < 200; ++k) {
+          busy += *port_is_free("127.0.0.1", port) ? 0 : 1;
+        }
+      });
+    }
+  }
+  EXPECT_EQ(busy, 0);
 }
 
 TEST(Ports, HolderIsNamed) {
