@@ -1,5 +1,6 @@
 #include "client/vmm_client.h"
 
+#include <arpa/inet.h>
 #include <google/protobuf/empty.pb.h>
 
 #include <algorithm>
@@ -23,11 +24,21 @@ constexpr const char* k_token_fix =
     "give the VMM's token with --token or DSTACK_VMM_TOKEN; it is in the file vmm-auth-token of the "
     "installation";
 
+// Addresses only: "127.0.0.1.example.net" is a name, and anybody's.
+bool is_loopback_address(const std::string& host) {
+  in_addr v4 = {};
+  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) {
+    return ntohl(v4.s_addr) >> 24 == 127;
+  }
+  in6_addr v6 = {};
+  return ::inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
 }  // namespace
 
 bool is_local_endpoint(const net::Endpoint& endpoint) {
   return endpoint.kind == net::Endpoint::Kind::unix_socket || endpoint.host == "localhost" ||
-         endpoint.host == "::1" || endpoint.host.starts_with("127.");
+         is_loopback_address(endpoint.host);
 }
 
 VmmClient::VmmClient(net::Endpoint endpoint, std::string token, TlsPin pin)

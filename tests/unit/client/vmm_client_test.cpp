@@ -66,6 +66,20 @@ TEST(VmmClient, TheTokenDoesNotLeaveTheHostInClearText) {
   EXPECT_EQ(vmm.logs({.id = "a"}, [](auto) { return true; }).error().code, Code::insecure_token);
 }
 
+TEST(VmmClient, AHostNameThatLooksLikeALoopbackAddressIsNotLocal) {
+  for (const auto* url :
+       {"http://127.0.0.1.example.net:9080", "http://127.example.net:9080", "http://127.1:9080",
+        "http://localhost.example.net:9080", "http://128.0.0.1:9080"}) {
+    const VmmClient vmm(net::Endpoint::parse(url).value(), "secret");
+    EXPECT_FALSE(vmm.is_local()) << url;
+    EXPECT_EQ(vmm.version().error().code, Code::insecure_token) << url;
+  }
+  for (const auto* url : {"http://127.0.0.1:9080", "http://127.255.3.4:9080", "http://[::1]:9080",
+                          "http://localhost:9080", "unix:/run/vmm.sock"}) {
+    EXPECT_TRUE(client::is_local_endpoint(net::Endpoint::parse(url).value())) << url;
+  }
+}
+
 TEST(VmmClient, Logs) {
   test::FakeVmm fake;
   fake.add(vm("a b", "one"));
