@@ -30,14 +30,29 @@ bool contains(std::string_view name, std::string_view word) {
                      [](char a, char b) { return lower(a) == b; }) != name.end();
 }
 
+// Is `word` the last word of `name`, as in "token_file", "--token-file" and "tokenFile", and not as in
+// "profile"?
+bool ends_with_word(std::string_view name, std::string_view word) {
+  if (name.size() <= word.size() || !contains(name.substr(name.size() - word.size()), word)) {
+    return false;
+  }
+  const char before = name[name.size() - word.size() - 1];
+  const char first = name[name.size() - word.size()];
+  return before == '_' || before == '-' || (lower(first) != first && lower(before) == before);
+}
+
 // "client_token", but not "token_file", whose value is a path.
 bool names_secret(std::string_view name) {
   for (const auto* harmless : {"file", "path", "hash", "sha256", "url"}) {
-    if (contains(name, harmless)) {
+    if (ends_with_word(name, harmless)) {
       return false;
     }
   }
   return std::ranges::any_of(k_words, [&](std::string_view word) { return contains(name, word); });
+}
+
+bool is_secret_option(std::string_view word) {
+  return word.starts_with('-') && names_secret(word.substr(0, word.find('=')));
 }
 
 void collect(const nlohmann::json& node, bool secret, std::vector<std::string>& out) {
@@ -75,8 +90,8 @@ std::string without_private_keys(std::string text) {
   return text;
 }
 
-// Where the value begins that `name` at [.., end) is followed by: `= x`, `": "x`, ` x` for "Bearer". npos:
-// none.
+// Where the value begins that `name` at [.., end) is followed by: `= x`, `": "x`, ` x` for "Bearer" and
+// "--token". npos: none.
 std::size_t value_after(std::string_view line, std::size_t end, bool space_is_enough) {
   std::size_t at = end;
   while (at < line.size() && (line[at] == '"' || line[at] == '\'' || line[at] == '\\')) {
@@ -92,13 +107,14 @@ std::size_t value_after(std::string_view line, std::size_t end, bool space_is_en
   } else if (!spaced || !space_is_enough) {
     return std::string_view::npos;
   }
-  while (at < line.size() && (line[at] == ' ' || line[at] == '[')) {
+  while (at < line.size() && (line[at] == ' ' || line[at] == '[') && !line.substr(at).starts_with(k_mark)) {
     ++at;
   }
   return at;
 }
 
-std::size_t value_end(std::string_view line, std::size_t at, std::size_t& begin) {
+// `whole_word`: only white space ends it, as in a command line.
+std::size_t value_end(std::string_view line, std::size_t at, bool whole_word, std::size_t& begin) {
   char quote = 0;
   while (at < line.size() && (line[at] == '"' || line[at] == '\'' || line[at] == '\\')) {
     quote = line[at] == '\\' ? quote : line[at];
@@ -107,9 +123,10 @@ std::size_t value_end(std::string_view line, std::size_t at, std::size_t& begin)
   begin = at;
   while (at < line.size()) {
     const char c = line[at];
-    const bool stop = quote != 0 ? c == quote
-                                 : std::isspace(static_cast<unsigned char>(c)) != 0 ||
-                                       std::string_view("\"',;&}])").find(c) != std::string_view::npos;
+    const bool stop =
+        quote != 0 ? c == quote
+                   : std::isspace(static_cast<unsigned char>(c)) != 0 ||
+                         (!whole_word && std::string_view("\"',;&}])").find(c) != std::string_view::npos);
     if (stop) {
       break;
     }
@@ -131,23 +148,26 @@ void redact_line(std::string_view line, std::string& out) {
     }
     const auto name = line.substr(at, end - at);
     const bool scheme = contains(name, "bearer") || name == "Basic";
+    const bool option = name.starts_with("--");
     at = end;
     if (!scheme && !names_secret(name)) {
       continue;
     }
-    const auto value = value_after(line, end, scheme);
+    const auto value = value_after(line, end, scheme || option);
     if (value == std::string_view::npos) {
       continue;
     }
     std::size_t begin = value;
-    auto stop = value_end(line, value, begin);
+    auto stop = value_end(line, value, option, begin);
     // "Authorization: Bearer x": the scheme is not the secret.
     const auto text = line.substr(begin, stop - begin);
-    if (text == "Bearer" || text == "Basic") {
+    // In "--show-token --password x" the first one has no value.
+    if (text == "Bearer" || text == "Basic" || (option && is_secret_option(text))) {
       at = begin;
       continue;
     }
-    if (!text.empty() && text != "null" && text != "true" && text != "false" && !text.starts_with(k_mark)) {
+    if (!text.empty() && text != "null" && text != "true" && text != "false" &&
+        !line.substr(begin).starts_with(k_mark)) {
       out += line.substr(copied, begin - copied);
       out += k_mark;
       copied = stop;
@@ -158,6 +178,31 @@ void redact_line(std::string_view line, std::string& out) {
 }
 
 }  // namespace
+
+std::string redacted_command_line(std::string_view words) {
+  std::string out;
+  bool is_value = false;
+  while (!words.empty()) {
+    const auto end = std::min(words.find('\0'), words.size());
+    const auto word = words.substr(0, end);
+    words.remove_prefix(std::min(end + 1, words.size()));
+    const auto equals = word.find('=');
+    const bool secret = names_secret(word.substr(0, equals));
+    out += out.empty() ? "" : " ";
+    if (equals != std::string_view::npos && secret) {
+      out += word.substr(0, equals + 1);
+      out += k_mark;
+      is_value = false;
+    } else if (is_value && !is_secret_option(word)) {
+      out += k_mark;
+      is_value = false;
+    } else {
+      out += word;
+      is_value = is_secret_option(word);
+    }
+  }
+  return out;
+}
 
 void Redactor::add(std::string_view secret) {
   const auto text = base::trim(secret);

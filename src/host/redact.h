@@ -7,6 +7,10 @@
 
 namespace dstack::host {
 
+// A command line as /proc has it, its words ended by NUL, for people: the values of options such as --token
+// and --password become "[redacted]".
+std::string redacted_command_line(std::string_view words);
+
 class Redactor {
  public:
   // A known secret. It is found as it is, in the other case when it is hex, and in base64. Ones shorter than
@@ -17,8 +21,9 @@ class Redactor {
   // The values of a JSON document's keys that name a secret, at any depth. False when it is no JSON.
   bool add_json(std::string_view json);
 
-  // The known secrets, private keys in PEM form, and what stands behind words such as `token=`, `"password":`
-  // or `Bearer` become "[redacted]".
+  // The known secrets, private keys in PEM form, and what stands behind words such as `token=`,
+  // `"password":`,
+  // `--token` or `Bearer` become "[redacted]".
   std::string apply(std::string_view text) const;
 
  private:

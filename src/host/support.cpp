@@ -227,11 +227,11 @@ std::string processes(const fs::path& proc) {
     if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos) {
       continue;
     }
-    auto line = base::read_file(entry / "cmdline").value_or("");
-    std::ranges::replace(line, '\0', ' ');
-    const auto program = fs::path(line.substr(0, line.find(' '))).filename().string();
+    const auto words = base::read_file(entry / "cmdline").value_or("");
+    const auto program = fs::path(words.substr(0, words.find('\0'))).filename().string();
     if (program.starts_with("dstack") || program.starts_with("qemu-system")) {
-      out += name + " " + line + "\n";
+      // Word by word, for a secret may hold any character.
+      out += name + " " + redacted_command_line(words) + "\n";
     }
   }
   return out;

@@ -57,6 +57,57 @@ TEST(Redact, ValuesBehindTellingNames) {
   }
 }
 
+TEST(Redact, AHarmlessWordInsideANameHidesNoSecret) {
+  const host::Redactor redactor;
+  const std::pair<const char*, const char*> k_cases[] = {
+      {"profile_token=CANARY99", "profile_token=[redacted]"},
+      {"token_profile=CANARY99", "token_profile=[redacted]"},
+      {"DATABASE_URL_PASSWORD=CANARY99", "DATABASE_URL_PASSWORD=[redacted]"},
+      {"{\"pathToken\": \"CANARY99\"}", "{\"pathToken\": \"[redacted]\"}"},
+      // The value is where the secret is, not the secret.
+      {"--token-file=/etc/token", "--token-file=/etc/token"},
+      {"TOKEN_URL=https://example.net", "TOKEN_URL=https://example.net"},
+      {"\"tokenFile\": \"/x\"", "\"tokenFile\": \"/x\""},
+      {"token_sha256=1234", "token_sha256=1234"},
+  };
+  for (const auto& [text, expected] : k_cases) {
+    EXPECT_EQ(redactor.apply(text), expected);
+  }
+}
+
+TEST(Redact, TheWordAfterAnOptionThatNamesASecret) {
+  const host::Redactor redactor;
+  const std::pair<const char*, const char*> k_cases[] = {
+      {"dstack ls --token CANARY99 --json", "dstack ls --token [redacted] --json"},
+      {"dstack ls --token=CAN,ARY99 --json", "dstack ls --token=[redacted] --json"},
+      {"x --password  CAN&ARY;99", "x --password  [redacted]"},
+      {"x --show-token --password CANARY99", "x --show-token --password [redacted]"},
+      {"x --token --CANARY99", "x --token [redacted]"},
+      {"x --token \"CANARY 99\" y", "x --token \"[redacted]\" y"},
+      {"x --token [redacted] y", "x --token [redacted] y"},
+      {"token=[redacted]", "token=[redacted]"},
+      {"x --token-file /etc/token --json", "x --token-file /etc/token --json"},
+      {"x --token", "x --token"},
+  };
+  for (const auto& [text, expected] : k_cases) {
+    EXPECT_EQ(redactor.apply(text), expected);
+    EXPECT_EQ(redactor.apply(redactor.apply(text)), expected);
+  }
+}
+
+TEST(Redact, CommandLinesWordByWord) {
+  using namespace std::string_view_literals;
+  const auto line = host::redacted_command_line(
+      "dstack\0ls\0--token\0CAN ARY\n99\0--password=CANARY 99\0--show-token\0--secret\0--CANARY\0"
+      "DB_PASSWORD=CANARY 1\0--token-file\0/x\0\0end\0"sv);
+  EXPECT_EQ(line,
+            "dstack ls --token [redacted] --password=[redacted] --show-token --secret [redacted] "
+            "DB_PASSWORD=[redacted] --token-file /x  end");
+  EXPECT_EQ(host::Redactor().apply(line), line);
+  EXPECT_EQ(host::redacted_command_line(""), "");
+  EXPECT_EQ(host::redacted_command_line("a\0--token"sv), "a --token");
+}
+
 TEST(Redact, PrivateKeys) {
   const host::Redactor redactor;
   EXPECT_EQ(redactor.apply("a\n-----BEGIN PRIVATE KEY-----\nMIG\n-----END PRIVATE KEY-----\nb"),

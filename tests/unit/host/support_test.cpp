@@ -109,6 +109,20 @@ TEST_F(Support, NoCanaryGetsOut) {
   EXPECT_THAT(names->out, HasSubstr("dstack-support-1/config/vmm.toml\n"));
 }
 
+TEST_F(Support, TokensOfOtherHostsOnCommandLinesStayHere) {
+  using namespace std::string_literals;
+  const auto proc = directory / "proc";
+  write(proc / "41/cmdline", "/usr/bin/dstack\0ls\0--host\0https://vmm.example\0--token\0CANARY one\0"s);
+  write(proc / "42/cmdline", "dstack\0ls\0--token=CANARY,two\0"s);
+  write(proc / "43/cmdline", "other\0--token\0x\0"s);
+  const auto items = host::collect_support(layout, "test", {}, proc);
+  const auto* item = find(items, "host/processes.txt");
+  ASSERT_NE(item, nullptr);
+  EXPECT_THAT(item->text, HasSubstr("41 /usr/bin/dstack ls --host https://vmm.example --token [redacted]\n"));
+  EXPECT_THAT(item->text, HasSubstr("42 dstack ls --token=[redacted]\n"));
+  EXPECT_THAT(item->text, Not(HasSubstr("other")));
+}
+
 TEST_F(Support, WorksOnWhatIsBroken) {
   const auto nothing = collect();
   ASSERT_NE(find(nothing, "problems.txt"), nullptr);
