@@ -28,7 +28,7 @@ destroy_leaves_nothing() {
   step "destroy leaves nothing"
   expect "$programs/dstackup" destroy --purge
   for pid in "$@"; do
-    expect [ ! -d "/proc/$pid" ]
+    eventually [ ! -d "/proc/$pid" ]
   done
   expect [ -z "$(systemctl list-units --all --plain --no-legend 'dstack*')" ]
   expect [ ! -e /sys/fs/cgroup/dstack.slice ]

@@ -105,7 +105,7 @@ before() {
 
   step "the VMM stops it and starts it again"
   rpc StopVm "{\"id\":\"$id\"}" || fail "the VM was not stopped"
-  expect [ ! -d "/proc/$qemu" ]
+  eventually [ ! -d "/proc/$qemu" ] # a zombie until systemd has seen it
   eventually vm_is_listed_as stopped
   rpc StartVm "{\"id\":\"$id\"}" || fail "the VM was not started"
   eventually vm_is_listed_as running
