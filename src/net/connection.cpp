@@ -257,6 +257,16 @@ void Connection::parse(std::string_view data) {
     if (m_phase == Phase::header && state == ParseState::body) {
       m_phase = Phase::body;
       set_deadline(m_core.options.body_timeout);
+      if (m_core.options.admit) {
+        Request head = m_parser.head();
+        head.peer = m_peer;
+        if (auto refusal = m_core.options.admit(head)) {
+          m_keep_alive = false;
+          m_head_only = false;
+          m_phase = Phase::handling;
+          return respond(std::move(*refusal));
+        }
+      }
       if (m_parser.expects_continue() && !m_continue_sent) {
         m_continue_sent = true;
         write("HTTP/1.1 100 Continue\r\n\r\n");

@@ -42,6 +42,8 @@ class RequestParser {
   int error_status() const;
   const std::string& error_text() const;
 
+  // The request without its body, valid from ParseState::body on.
+  Request head() const;
   // The complete request; starts over for the next one.
   Request take();
 

@@ -282,6 +282,16 @@ const std::string& RequestParser::error_text() const {
   return m_impl->sink->m_text;
 }
 
+Request RequestParser::head() const {
+  const auto& sink = *m_impl->sink;
+  Request request;
+  request.method = sink.m_method;
+  request.path = sink.m_path;
+  request.query = sink.m_query;
+  request.headers = sink.m_headers;
+  return request;
+}
+
 Request RequestParser::take() {
   auto& sink = *m_impl->sink;
   Request request;

@@ -31,6 +31,9 @@ struct ServerOptions {
   // Threads that run handlers. 0 runs them on the I/O thread: for handlers that never block.
   unsigned workers = 8;
   std::string server_header;  // value of X-App-Version; empty = none
+  // Sees a request whose body is still to come, on the I/O thread. What it returns is the answer, and the
+  // connection ends: nothing of the body is kept. Requests that arrive whole reach the handler only.
+  std::function<std::optional<Response>(const Request& head)> admit;
 };
 
 // Runs on a worker thread (or the I/O thread, see ServerOptions::workers). Must not throw.

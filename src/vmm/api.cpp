@@ -313,8 +313,12 @@ net::Response ExternalApi::logs(const net::Request& request) {
   return response;
 }
 
+std::optional<net::Response> ExternalApi::refuse(const net::Request& request) const {
+  return m_guard.check(request);
+}
+
 net::Response ExternalApi::handle(const net::Request& request) {
-  auto refused = m_guard.check(request);
+  auto refused = refuse(request);
   auto response = refused                        ? std::move(*refused)
                   : m_service.owns(request.path) ? m_service.handle(request)
                   : request.path == "/logs"      ? logs(request)

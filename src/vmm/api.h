@@ -24,6 +24,8 @@ class ExternalApi {
  public:
   explicit ExternalApi(VmManager& manager);
   net::Response handle(const net::Request& request);
+  // The answer to whoever may not ask at all; wants only the head of a request.
+  std::optional<net::Response> refuse(const net::Request& request) const;
 
  private:
   void add_lifecycle();

@@ -46,6 +46,16 @@ net::ServerOptions external_options() {
   return options;
 }
 
+// The network sees it: strangers must not use up what local clients need.
+net::ServerOptions exposed_options() {
+  auto options = external_options();
+  options.max_connections = 64;
+  options.workers = 4;
+  options.header_timeout = std::chrono::seconds(5);
+  options.idle_timeout = std::chrono::seconds(15);
+  return options;
+}
+
 Result<> listen(net::Server& server, const ListenAddress& address, std::uint16_t& port) {
   if (!address.unix_path.empty()) {
     return server.listen_unix(address.unix_path);
@@ -110,8 +120,13 @@ Result<> serve(const Config& config) {
   std::unique_ptr<VmManager> manager;
   std::unique_ptr<ExternalApi> external;
   std::unique_ptr<HostApi> host;
-  net::Server external_server([&](const net::Request& request) { return external->handle(request); },
-                              external_options());
+  const auto serve_external = [&](const net::Request& request) { return external->handle(request); };
+  const auto with_admission = [&](net::ServerOptions options) {
+    options.admit = [&](const net::Request& head) { return external->refuse(head); };
+    return options;
+  };
+  net::Server external_server(serve_external, with_admission(external_options()));
+  net::Server exposed_server(serve_external, with_admission(exposed_options()));
   net::Server host_server([&](const net::Request& request) { return host->handle(request); },
                           host_api_options());
   // Before there are threads: they inherit the blocked signals.
@@ -120,9 +135,9 @@ Result<> serve(const Config& config) {
   DS_CHECK(listen(external_server, address, address.port));
   if (const auto& expose = config.expose) {
     // At boot the address may come up after this service.
-    DS_CHECK(external_server.listen_tcp(expose.address.ip, expose.address.port,
-                                        net::ServerTls{expose.certificate_pem, expose.private_key_pem, {}},
-                                        /*early=*/true));
+    DS_CHECK(exposed_server.listen_tcp(expose.address.ip, expose.address.port,
+                                       net::ServerTls{expose.certificate_pem, expose.private_key_pem, {}},
+                                       /*early=*/true));
     base::log_info(base::format("API exposed on https://{}", expose.address.to_string()));
   }
   DS_TRY(const auto host_port, host_server.listen_tcp(config.host_api_ip, config.host_api_port));
@@ -136,12 +151,16 @@ Result<> serve(const Config& config) {
   host = std::make_unique<HostApi>(*manager);
 
   host_server.start();
+  if (config.expose) {
+    exposed_server.start();
+  }
   manager->run_in_background();
   base::log_info(
       base::format("serving on {}, host API on {}:{}", address.to_string(), config.host_api_ip, host_port));
   base::notify_ready(base::format("serving on {}; {}", address.to_string(), users.description));
   auto result = external_server.run(std::chrono::seconds(2));
   base::notify_stopping();
+  exposed_server.stop();
   host_server.stop();
   base::log_info("stopped; VMs go on running");
   return result;

@@ -268,6 +268,39 @@ TEST(Server, AskedForContinueBeforeTheBody) {
   EXPECT_THAT(large.read_all(), StartsWith("HTTP/1.1 413"));
 }
 
+// Strangers could fill the memory with bodies that were looked at only when they were complete.
+TEST(Server, WhoIsNotAdmittedGetsTheAnswerBeforeSendingABody) {
+  auto options = quick();
+  options.max_body = 1 << 30;
+  options.admit = [](const Request& head) -> std::optional<Response> {
+    if (head.headers.get("Authorization")) {
+      return std::nullopt;
+    }
+    return Response::text(401, "who are you to ask for " + head.path + "?\n");
+  };
+  std::atomic<int> handled = 0;
+  Running running(
+      [&](const Request& request) {
+        ++handled;
+        return echo(request);
+      },
+      options);
+  auto stranger = running.raw();
+  stranger.send("POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n{");
+  const auto reply = stranger.read_all();
+  EXPECT_THAT(reply, StartsWith("HTTP/1.1 401"));
+  EXPECT_THAT(reply, HasSubstr("/big"));
+  EXPECT_THAT(reply, HasSubstr("Connection: close"));
+  auto waiting = running.raw();
+  waiting.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_THAT(waiting.read_all(), StartsWith("HTTP/1.1 401"));
+  EXPECT_EQ(handled, 0);
+  auto known = running.raw();
+  known.send("POST / HTTP/1.1\r\nHost: h\r\nAuthorization: x\r\nContent-Length: 2\r\n\r\n");
+  known.send("ok");
+  EXPECT_THAT(known.read_until("ok"), StartsWith("HTTP/1.1 200"));
+}
+
 TEST(Server, MoreConnectionsThanAllowedGet503) {
   auto options = quick();
   options.max_connections = 2;
