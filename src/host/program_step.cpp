@@ -160,7 +160,7 @@ InstallStep programs_step(InstallContext& context) {
     }
     return complete ? "" : "make";
   };
-  step.apply = [set = *plan.programs, store, links, pending_file]() -> Result<bool> {
+  step.apply = [set = *plan.programs, store, links, pending_file, start = plan.start]() -> Result<bool> {
     bool changed = false;
     if (set.directory != store.directory(set.id)) {
       DS_TRY(changed, store.add(set));
@@ -170,10 +170,16 @@ InstallStep programs_step(InstallContext& context) {
       changed = true;
       DS_TRY(const auto pending, load_pending_upgrade(pending_file));
       const auto known_good = pending ? pending->from : before.value_or("");
-      if (known_good != set.id) {
+      if (known_good != set.id && start) {
         DS_CHECK(save_pending_upgrade(pending_file, {known_good, set.id}));
+      } else if (known_good != set.id && !known_good.empty()) {
+        DS_CHECK(store.set_previous(known_good));
       }
       DS_CHECK(store.set_current(set.id));
+      if (!start) {
+        // Nothing is tried now that could fail: the next install is to take these, not those of before.
+        DS_CHECK(base::remove_file(pending_file));
+      }
     }
     for (const auto& link : links) {
       DS_TRY(const bool made, make_link(link));

@@ -27,7 +27,8 @@ ProgramChoice choose_programs(const Layout& layout, const std::optional<std::str
 
 // Copies plan.programs to its place, makes it the current set, and puts
 // dstackup and dstack on the PATH unless somebody else's are there. Needs
-// plan.programs.
+// plan.programs. Without plan.start the set is a decision, not an attempt: a
+// later install takes it.
 InstallStep programs_step(InstallContext& context);
 // After the services: they came up with these programs. Until then a later install goes back to those of
 // before.

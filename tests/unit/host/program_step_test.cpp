@@ -132,6 +132,32 @@ TEST_F(ProgramStep, ProgramsThatDoNotComeUpAreNotKept) {
   EXPECT_FALSE(fs::exists(m_layout.pending_upgrade()));
 }
 
+TEST_F(ProgramStep, ProgramsChosenWithNoStartStayChosen) {
+  const auto configure = [&](const host::ProgramChoice& choice) {
+    m_plan.layout = m_layout;
+    m_plan.programs = choice.set;
+    m_plan.start = false;
+    host::InstallContext context{m_plan, m_services};
+    const auto applied = host::programs_step(context).apply();
+    EXPECT_TRUE(applied) << applied.error().what();
+    m_plan.start = true;
+  };
+  install(choose());
+  configure(choose((m_dir / "other").string()));
+  EXPECT_FALSE(fs::exists(m_layout.pending_upgrade()));
+  EXPECT_EQ(m_store.current(), id_of("other"));
+  EXPECT_EQ(m_store.previous(), id_of("own")) << "for a rollback";
+  const auto next = choose();
+  EXPECT_EQ(next.set->id, id_of("other"));
+  EXPECT_FALSE(install(next));
+  EXPECT_EQ(m_store.current(), id_of("other"));
+  // A change that failed before does not count any more either.
+  install(choose((m_dir / "own").string()), /*fail=*/true);
+  configure(choose((make("third", "333")).string()));
+  EXPECT_EQ(choose().set->id, id_of("third"));
+  EXPECT_EQ(m_store.previous(), id_of("other"));
+}
+
 TEST_F(ProgramStep, IncompleteOnesAreNoSet) {
   fs::remove(m_dir / "other/dstack-vmm");
   const auto choice = choose((m_dir / "other").string());
