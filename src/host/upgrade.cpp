@@ -35,19 +35,23 @@ Result<> save_pending_upgrade(const std::filesystem::path& path, const PendingUp
   return base::write_file_atomic(path, json.dump() + "\n", {.mode = 0600});
 }
 
-Result<bool> Upgrade::recover() const {
-  DS_TRY(const auto pending, load_pending_upgrade(m_pending));
-  if (!pending) {
-    return false;
-  }
-  if (pending->from.empty()) {
+Result<std::optional<PendingUpgrade>> Upgrade::unfinished() const {
+  DS_TRY(auto pending, load_pending_upgrade(m_pending));
+  if (pending && pending->from.empty()) {
     return base::fail(Code::no_previous,
                       "the installation was never complete, so there is nothing to go back to",
                       "run 'dstackup install' first");
   }
-  m_actions.report("an upgrade was cut off: going back to the programs of before first");
-  DS_CHECK(go_back(*pending));
-  return true;
+  return pending;
+}
+
+Result<std::optional<PendingUpgrade>> Upgrade::recover() const {
+  DS_TRY(auto pending, unfinished());
+  if (pending) {
+    m_actions.report("an upgrade was cut off: going back to the programs of before first");
+    DS_CHECK(go_back(*pending));
+  }
+  return pending;
 }
 
 Result<> Upgrade::go_back(const PendingUpgrade& pending) const {

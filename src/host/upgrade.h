@@ -34,8 +34,11 @@ class Upgrade {
   Upgrade(ProgramStore store, std::filesystem::path pending_file, UpgradeActions actions)
       : m_store(std::move(store)), m_pending(std::move(pending_file)), m_actions(std::move(actions)) {}
 
-  // Goes back to the set that ran before an upgrade that was cut off. True when there was one.
-  base::Result<bool> recover() const;
+  // The upgrade that was cut off and that recover() would undo. Fails when there is nothing to go back to.
+  base::Result<std::optional<PendingUpgrade>> unfinished() const;
+  // Goes back to the set that ran before an upgrade that was cut off; says which one it was, if there was
+  // one.
+  base::Result<std::optional<PendingUpgrade>> recover() const;
   // To the set `to`, which is in the store. When it does not come up or the check fails, the services run the
   // set of before again and the result is Code::upgrade_failed with the reason.
   base::Result<> switch_to(const std::string& to) const;

@@ -17,6 +17,7 @@
 #include "base/process.h"
 #include "host/programs.h"
 #include "host/state.h"
+#include "host/upgrade.h"
 #include "host/vm_record.h"
 #include "integration/installed_host.h"
 
@@ -179,6 +180,48 @@ TEST_F(Upgrade, ProgramsThatDoNotRunHereAreNotEvenTried) {
   EXPECT_EQ(up.exit_code, 1);
   EXPECT_THAT(up.err, HasSubstr("DS1654"));
   EXPECT_EQ(store.current(), first);
+}
+
+TEST_F(Upgrade, ARollbackOfACutOffUpgradeSaysWhatItDid) {
+  const auto set = *host::inspect_programs(others());
+  // Killed after the switch: the services may run either.
+  ASSERT_TRUE(store.add(set));
+  ASSERT_TRUE(host::save_pending_upgrade(host.layout().pending_upgrade(), {first, set.id}));
+  ASSERT_TRUE(store.set_current(set.id));
+  for (const bool upgrade : {true, false}) {
+    const auto dry = upgrade ? dstackup({"upgrade", "--from", set.directory.string(), "--dry-run", "--json"})
+                             : dstackup({"rollback", "--dry-run", "--json"});
+    ASSERT_EQ(dry.exit_code, 0) << dry.err;
+    const auto plan = nlohmann::json::parse(dry.out);
+    EXPECT_TRUE(plan["changes"].get<bool>()) << dry.out;
+    EXPECT_EQ(plan["from"], set.id);
+    EXPECT_EQ(plan["to"], upgrade ? set.id : first);
+  }
+  EXPECT_TRUE(fs::exists(host.layout().pending_upgrade()));
+  const auto back = dstackup({"rollback", "--json"});
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  const auto result = nlohmann::json::parse(back.out);
+  EXPECT_TRUE(result["changed"].get<bool>()) << back.out;
+  EXPECT_EQ(result["from"], set.id);
+  EXPECT_EQ(result["to"], first);
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(store.current(), first);
+  EXPECT_FALSE(fs::exists(host.layout().pending_upgrade()));
+  EXPECT_EQ(host.not_converged(), "");
+}
+
+TEST_F(Upgrade, ProgramsChosenWithNoStartAreTheOnesThatTheNextInstallRuns) {
+  const auto set = *host::inspect_programs(others());
+  const auto configured = host.run(host.install({"--bin-dir", set.directory.string(), "--no-start"}));
+  ASSERT_EQ(configured.exit_code, 0) << configured.err;
+  EXPECT_EQ(running("dstack-vmm"), first);
+  const auto installed = host.run(host.install());
+  ASSERT_EQ(installed.exit_code, 0) << installed.err;
+  EXPECT_EQ(running("dstack-vmm"), set.id) << installed.out << installed.err;
+  EXPECT_EQ(running("dstack-auth"), set.id);
+  EXPECT_EQ(store.current(), set.id);
+  EXPECT_EQ(store.previous(), first);
+  EXPECT_EQ(host.not_converged(), "");
 }
 
 TEST_F(Upgrade, KilledAtSomePointTheNextOneEndsTheSame) {

@@ -166,15 +166,19 @@ Result<> record(Installation& at, const std::string& id) {
   return {};
 }
 
-// What both verbs end with.
+using Undone = std::optional<host::PendingUpgrade>;
+
+// What both verbs end with. `undone`: a switch of before that was just taken back.
 Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Installation& at,
-                            host::ServiceManager& services, const std::string& to, cli::Progress& progress) {
-  const auto from = at.store.current();
+                            host::ServiceManager& services, const std::string& to, const Undone& undone,
+                            cli::Progress& progress) {
+  const auto now = at.store.current();
+  const auto from = undone && now == to ? std::optional(undone->to) : now;
   const Health before{host::live_vms(at.layout.vms()), kms_answers(at)};
   const host::Upgrade upgrade(at.store, at.layout.pending_upgrade(),
                               actions_for(at, services, before, progress));
   const bool changed = from != to;
-  if (changed) {
+  if (now != to) {
     progress.step(base::format("switching from {} to {}", shown(at, from), shown(at, to)));
     DS_CHECK(upgrade.switch_to(to));
     progress.ok(base::format("services run and answer, {} VMs kept running", before.vms.size()));
@@ -190,6 +194,8 @@ Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Ins
                         {"vms", before.vms.size()}}
                        .dump()
                 << '\n';
+  } else if (changed && now == to) {
+    streams.out << "the upgrade that was cut off is undone, " << shown(at, to) << " runs again\n";
   } else if (changed) {
     streams.out << "switched in " << cli::format_seconds(progress.elapsed())
                 << "; 'dstackup rollback' switches back\n";
@@ -199,18 +205,29 @@ Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Ins
   return cli::k_exit_ok;
 }
 
-Result<bool> recover(Installation& at, host::ServiceManager& services, cli::Progress& progress) {
+Result<Undone> recover(Installation& at, host::ServiceManager& services, cli::Progress& progress) {
   const Health nothing;
-  const host::Upgrade upgrade(at.store, at.layout.pending_upgrade(),
-                              actions_for(at, services, nothing, progress));
+  auto actions = actions_for(at, services, nothing, progress);
+  // How things were before the upgrade is not known any more, but the services must stay up.
+  actions.run = [&](const std::string& id) -> Result<> {
+    DS_CHECK(run_programs(at, services, id));
+    return check_services(at, services);
+  };
+  const host::Upgrade upgrade(at.store, at.layout.pending_upgrade(), std::move(actions));
   return upgrade.recover();
 }
 
-int print_plan(const Flags& flags, const cli::Streams& streams, const Installation& at, const std::string& to,
-               const std::string& what) {
-  const auto from = at.store.current();
+// What recover() would undo.
+Result<Undone> unfinished(const Installation& at) {
+  return host::Upgrade(at.store, at.layout.pending_upgrade(), {}).unfinished();
+}
+
+int print_plan(const Flags& flags, const cli::Streams& streams, const Installation& at, const Undone& undone,
+               const std::string& to, const std::string& what) {
+  const auto from = undone ? std::optional(undone->to) : at.store.current();
   const auto vms = host::live_vms(at.layout.vms()).size();
-  const bool changes = from != to;
+  // What is cut off is undone first, whatever comes then.
+  const bool changes = undone || from != to;
   if (flags.json) {
     streams.out << Json{{"dryRun", true},
                         {"changes", changes},
@@ -229,6 +246,8 @@ int print_plan(const Flags& flags, const cli::Streams& streams, const Installati
     return cli::k_exit_ok;
   }
   streams.out << what << '\n'
+              << (undone ? "  first      undoes an upgrade that was cut off, back to " + undone->from + "\n"
+                         : "")
               << "  now        " << shown(at, from) << '\n'
               << "  then       " << to << " in " << at.store.directory(to).string() << '\n'
               << "  restarts   " << at.state.auth_unit << ", " << at.state.vmm_unit << '\n'
@@ -249,13 +268,14 @@ Result<int> upgrade(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(const auto source, host::ProgramSource::open(from, at.layout.cache));
   DS_TRY(const auto version, host::check_programs_run(source.programs()));
   if (flags.dry_run) {
-    return print_plan(flags, streams, at, source.programs().id,
+    DS_TRY(const auto undone, unfinished(at));
+    return print_plan(flags, streams, at, undone, source.programs().id,
                       base::format("upgrade to version {} from {}", version, from.string()));
   }
   DS_TRY(const auto lock, take_lock(at.layout));
   DS_TRY(at, open_installation(flags));
   DS_TRY(const auto services, open_services(at.layout, at.state.instance, /*may_start=*/true));
-  DS_CHECK(recover(at, *services, progress));
+  DS_TRY(const auto undone, recover(at, *services, progress));
   DS_TRY(auto journal, host::Journal::open(at.layout.journal()));
   DS_CHECK(journal.record({host::JournalEntry::Kind::file, at.layout.pending_upgrade().string(), "upgrade"}));
   DS_TRY(const bool added, at.store.add(source.programs()));
@@ -263,7 +283,7 @@ Result<int> upgrade(const Flags& flags, const cli::Streams& streams) {
     progress.ok(base::format("programs of version {} put in {}", version,
                              at.store.directory(source.programs().id).string()));
   }
-  return switch_programs(flags, streams, at, *services, source.programs().id, progress);
+  return switch_programs(flags, streams, at, *services, source.programs().id, undone, progress);
 }
 
 Result<int> rollback(const Flags& flags, const cli::Streams& streams) {
@@ -279,16 +299,20 @@ Result<int> rollback(const Flags& flags, const cli::Streams& streams) {
     return *id;
   };
   if (flags.dry_run) {
+    DS_TRY(const auto undone, unfinished(at));
+    if (undone) {
+      return print_plan(flags, streams, at, undone, undone->from, "undo the upgrade that was cut off");
+    }
     DS_TRY(const auto to, previous());
-    return print_plan(flags, streams, at, to, "go back to the programs of before");
+    return print_plan(flags, streams, at, {}, to, "go back to the programs of before");
   }
   DS_TRY(const auto lock, take_lock(at.layout));
   DS_TRY(at, open_installation(flags));
   DS_TRY(const auto services, open_services(at.layout, at.state.instance, /*may_start=*/true));
-  DS_TRY(const bool recovered, recover(at, *services, progress));
-  if (recovered) {
-    // An upgrade that was cut off is undone: that was the way back.
-    return switch_programs(flags, streams, at, *services, *at.store.current(), progress);
+  DS_TRY(const auto undone, recover(at, *services, progress));
+  if (undone) {
+    // That was the way back.
+    return switch_programs(flags, streams, at, *services, undone->from, undone, progress);
   }
   DS_TRY(const auto to, previous());
   DS_TRY(const auto programs, host::inspect_programs(at.store.directory(to)));
@@ -297,7 +321,7 @@ Result<int> rollback(const Flags& flags, const cli::Streams& streams) {
                       base::format("the programs in {} were changed", programs.directory.string()),
                       "name good ones with 'dstackup upgrade --from'");
   }
-  return switch_programs(flags, streams, at, *services, to, progress);
+  return switch_programs(flags, streams, at, *services, to, {}, progress);
 }
 
 }  // namespace

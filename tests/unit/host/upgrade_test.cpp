@@ -125,6 +125,23 @@ TEST_F(UpgradeEngine, WhenTheOldOnesDoNotComeBackEitherTheRecordStays) {
   EXPECT_FALSE(pending());
 }
 
+TEST_F(UpgradeEngine, RecoverSaysWhatItUndid) {
+  EXPECT_FALSE(engine().unfinished().value());
+  ASSERT_TRUE(host::save_pending_upgrade(m_dir / "upgrade.json", {m_old, m_new}));
+  ASSERT_TRUE(m_store.set_current(m_new));
+  EXPECT_EQ(engine().unfinished().value()->to, m_new);
+  EXPECT_EQ(m_store.current(), m_new) << "a look changes nothing";
+  const auto undone = engine().recover().value();
+  ASSERT_TRUE(undone);
+  EXPECT_EQ(undone->from, m_old);
+  EXPECT_EQ(undone->to, m_new);
+  EXPECT_EQ(running(), m_old);
+  // Nothing ran before: there is nothing to go back to.
+  ASSERT_TRUE(host::save_pending_upgrade(m_dir / "upgrade.json", {"", m_new}));
+  EXPECT_EQ(engine().unfinished().error().code, Code::no_previous);
+  EXPECT_EQ(engine().recover().error().code, Code::no_previous);
+}
+
 TEST_F(UpgradeEngine, KilledAnywhereARepetitionEndsTheSame) {
   for (int kill_at = 0;; ++kill_at) {
     const auto child = ::fork();
