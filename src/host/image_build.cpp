@@ -71,7 +71,6 @@ class Builder {
   Result<> write_root_disk();
   Result<> write_metadata();
   Result<> write_sums();
-  Result<BuiltImage> publish();
   void report(const std::string& stage, const std::string& detail);
 
   const BuildImage& m_what;
@@ -310,30 +309,6 @@ Result<> Builder::write_sums() {
   return base::write_file_atomic(m_stage / k_image_packages, packages);
 }
 
-Result<BuiltImage> Builder::publish() {
-  DS_TRY(const auto staged, load_image(m_stage));
-  BuiltImage built{m_name, m_what.images / m_name, staged.os_image_hash, false};
-  if (const auto existing = load_image(built.directory);
-      existing && existing->os_image_hash == built.os_image_hash && verify_image_digest(*existing)) {
-    // The root disk is not covered by the digest: one that was damaged is put right here.
-    const auto sum = sha256_file(built.directory / k_image_rootfs);
-    const auto fresh = sha256_file(m_stage / k_image_rootfs);
-    built.unchanged = sum && fresh && *sum == *fresh;
-    if (built.unchanged) {
-      return built;
-    }
-  }
-  std::error_code error;
-  fs::permissions(m_stage, static_cast<fs::perms>(0755), error);
-  DS_TRY(auto old, WorkDirectory::make(m_what.images, "old"));
-  fs::rename(built.directory, old.path() / "image", error);
-  fs::rename(m_stage, built.directory, error);
-  if (error) {
-    return build_error(format("cannot write {}: {}", built.directory.string(), error.message()));
-  }
-  return built;
-}
-
 Result<BuiltImage> Builder::run() {
   DS_CHECK(check());
   DS_TRY(const auto packages, read_list(m_what.recipe / "packages.list"));
@@ -356,7 +331,7 @@ Result<BuiltImage> Builder::run() {
   report("root disk", format("{} MiB, verity root {}…", m_root_size >> 20, m_root_hash.substr(0, 16)));
   DS_CHECK(write_metadata());
   DS_CHECK(write_sums());
-  DS_TRY(auto built, publish());
+  DS_TRY(auto built, publish_image(m_what, m_stage, m_name));
   report("image", format("{} {}, os_image_hash {}", built.directory.string(),
                          built.unchanged ? "was up to date" : "written", built.os_image_hash));
   return built;
@@ -366,6 +341,38 @@ Result<BuiltImage> Builder::run() {
 
 Result<BuiltImage> build_image(const BuildImage& what) {
   return Builder(what).run();
+}
+
+Result<BuiltImage> publish_image(const BuildImage& what, const fs::path& stage, const std::string& name) {
+  DS_TRY(const auto staged, load_image(stage));
+  BuiltImage built{name, what.images / name, staged.os_image_hash, false};
+  if (const auto existing = load_image(built.directory);
+      existing && existing->os_image_hash == built.os_image_hash && verify_image_digest(*existing)) {
+    // The root disk is not covered by the digest: one that was damaged is put right here.
+    const auto sum = sha256_file(built.directory / k_image_rootfs);
+    const auto fresh = sha256_file(stage / k_image_rootfs);
+    built.unchanged = sum && fresh && *sum == *fresh;
+    if (built.unchanged) {
+      return built;
+    }
+  }
+  std::error_code error;
+  if (!what.force) {
+    DS_CHECK(check_replacement(what.use, what.images, name, built.os_image_hash,
+                               "give it another name with --name, or replace it with --force and run "
+                               "'dstackup install' again, which pins the new one"));
+  }
+  fs::permissions(stage, static_cast<fs::perms>(0755), error);
+  // A broken image is replaced unasked, somebody's directory that is none is not.
+  const bool replace = what.force || fs::exists(built.directory / k_image_metadata, error);
+  if (auto adopted = adopt_directory(stage, built.directory, replace); !adopted) {
+    auto problem = std::move(adopted).error();
+    if (!replace && problem.code == Code::image_invalid) {
+      problem.fix = "give it another name with --name, or replace it with --force";
+    }
+    return fail(std::move(problem), format("the image {} was not written", name));
+  }
+  return built;
 }
 
 }  // namespace dstack::host

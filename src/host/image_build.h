@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "host/image_use.h"
 
 namespace dstack::host {
 
@@ -22,6 +23,8 @@ struct BuildImage {
   std::string mirror;   // empty = from this machine's apt configuration
   std::string version;  // DSTACK_VERSION
   bool use_cache = true;
+  bool force = false;  // also over another image that somebody needs, or over what is no image
+  ImageUse use;        // of `images`
   std::function<void(std::string_view line)> report;  // one line per finished stage, with its time
 };
 
@@ -32,8 +35,12 @@ struct BuiltImage {
   bool unchanged = false;  // an image with this name and digest was there
 };
 
-// As root, without device-mapper. Staged beside the result and renamed into place. The same packages,
-// programs and recipe give the same bytes.
+// As root, without device-mapper. The same packages, programs and recipe give the same bytes. Staged beside
+// the result and put into its place by publish_image().
 Result<BuiltImage> build_image(const BuildImage& what);
+// Puts the finished image directory `stage` at `<what.images>/<name>`, in one step: what was there is at
+// `stage` afterwards. The same image stays as it is. Code::image_in_use without `force`, see
+// check_replacement().
+Result<BuiltImage> publish_image(const BuildImage& what, const fs::path& stage, const std::string& name);
 
 }  // namespace dstack::host

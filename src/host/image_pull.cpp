@@ -1,15 +1,7 @@
 #include "host/image_pull.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <nlohmann/json.hpp>
-
-#include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -23,6 +15,7 @@ using base::Error;
 
 namespace {
 
+constexpr const char* k_replace = "replace it with --force, or remove it first";
 constexpr std::size_t k_max_release_json = 16 * 1024 * 1024;
 
 void tell(const std::function<void(std::string_view)>& to, const std::string& line) {
@@ -68,14 +61,6 @@ Result<std::string> get_json(const PullImage& what, const std::string& path, con
   return std::move(answer->response.body);
 }
 
-Result<> sync_directory(const fs::path& path) {
-  const base::Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) {
-    return base::fail_errno(Code::io, "cannot sync " + path.string(), errno);
-  }
-  return {};
-}
-
 // The one directory in an unpacked archive that is an image.
 Result<fs::path> find_unpacked(const fs::path& staging, const std::string& asset) {
   std::vector<fs::path> found;
@@ -98,6 +83,8 @@ Result<fs::path> find_unpacked(const fs::path& staging, const std::string& asset
 }
 
 Result<> check_unpacked(const PullImage& what, const Image& image) {
+  DS_CHECK(check_replacement(what.use, what.images, image.name, image.os_image_hash,
+                             "keep the one that is there, or pull into another directory with --image-path"));
   std::error_code error;
   const bool has_sums = fs::exists(image.directory / k_image_sums, error);
   if (!has_sums && image.os_image_hash.empty() && what.insecure) {
@@ -106,35 +93,7 @@ Result<> check_unpacked(const PullImage& what, const Image& image) {
                         "cannot be bound to it");
     return {};
   }
-  DS_CHECK(verify_published_image(image));
-  if (image.name == what.pinned_name && !what.pinned_hash.empty() &&
-      image.os_image_hash != what.pinned_hash) {
-    return base::fail(
-        Error{Code::image_in_use,
-              base::format("{} is pinned, and the release now has another image of that name", image.name),
-              base::format("its hash is {}, the pin is {}", image.os_image_hash, what.pinned_hash),
-              "keep the installed one, or pull into another directory with --image-path"});
-  }
-  return {};
-}
-
-// In one step, also over an image of that name: what was there goes into the staging directory and away with
-// it.
-Result<> adopt(const fs::path& from, const fs::path& to) {
-  DS_CHECK(sync_directory(from));
-  int result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE);
-  if (result != 0 && errno == EEXIST) {
-    result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
-  }
-  if (result != 0 && errno == EINVAL) {
-    // A file system that knows only plain renames.
-    DS_CHECK(base::remove_tree(to));
-    result = ::rename(from.c_str(), to.c_str());
-  }
-  if (result != 0) {
-    return base::fail_errno(Code::io, "cannot put the image at " + to.string(), errno);
-  }
-  return sync_directory(to.parent_path());
+  return verify_published_image(image);
 }
 
 }  // namespace
@@ -173,6 +132,11 @@ Result<PulledImage> pull_image(const PullImage& what) {
   if (!what.force && fs::exists(what.images / stem / k_image_metadata, error)) {
     DS_TRY(auto image, load_image(what.images / stem));
     return PulledImage{std::move(image), release.tag, "", true, false};
+  }
+  if (!what.force && fs::exists(fs::symlink_status(what.images / stem, error))) {
+    return base::fail(Error{Code::image_invalid, base::format("{} is not fetched", asset.name),
+                            (what.images / stem).string() + " is there already, and is not an image",
+                            k_replace});
   }
   if (!asset.sha256 && !what.insecure) {
     return base::fail(
@@ -225,13 +189,13 @@ Result<PulledImage> pull_image(const PullImage& what) {
   }
   ::chmod(unpacked->c_str(), 0755);
   const auto target = what.images / unpacked->filename();
-  if (!what.force && fs::exists(target / k_image_metadata, error)) {
-    return base::fail(
-        Error{Code::image_invalid, base::format("{} was not taken", asset.name),
-              base::format("it holds the image {}, which is there already", unpacked->filename().string()),
-              "replace that one with --force, or remove it first"});
+  if (auto adopted = adopt_directory(*unpacked, target, what.force); !adopted) {
+    auto problem = std::move(adopted).error();
+    if (!what.force && problem.code == Code::image_invalid) {
+      problem.fix = k_replace;
+    }
+    return base::fail(std::move(problem), base::format("{} was not taken", asset.name));
   }
-  DS_CHECK(adopt(*unpacked, target));
   DS_TRY(auto image, load_image(target));
   if (!image.metadata.version.empty() && !version_of_tag(release.tag).starts_with(image.metadata.version)) {
     tell(what.warn,
@@ -239,23 +203,6 @@ Result<PulledImage> pull_image(const PullImage& what) {
                       base::escape_control(image.metadata.version), base::escape_control(release.tag)));
   }
   return PulledImage{std::move(image), release.tag, file.sha256, false, file.resumed};
-}
-
-std::vector<std::string> vms_with_image(const fs::path& vms, const std::string& image) {
-  std::vector<std::string> out;
-  std::error_code error;
-  for (fs::directory_iterator it(vms, error), end; !error && it != end; it.increment(error)) {
-    const auto text = base::read_file(it->path() / "vm-manifest.json");
-    const auto json = nlohmann::json::parse(text ? *text : "", nullptr, false);
-    if (json.is_object() && json.contains("image") && json["image"].is_string() &&
-        json["image"].get<std::string>() == image) {
-      const auto name = json.find("name");
-      out.push_back(name != json.end() && name->is_string() ? name->get<std::string>()
-                                                            : it->path().filename().string());
-    }
-  }
-  std::ranges::sort(out);
-  return out;
 }
 
 }  // namespace dstack::host

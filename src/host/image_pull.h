@@ -9,11 +9,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/result.h"
 #include "host/archive.h"
 #include "host/image.h"
+#include "host/image_use.h"
 #include "host/release.h"
 #include "net/fetch.h"
 
@@ -31,8 +31,7 @@ struct PullImage {
   std::uint64_t max_download = std::uint64_t{8} << 30;
   unsigned retries = 3;
   std::chrono::milliseconds pause{2'000};
-  // The image of this name and hash is the installation's pin: it may only be replaced by itself.
-  std::string pinned_name, pinned_hash;
+  ImageUse use;  // of `images`: an image that somebody needs may only be replaced by itself
   std::function<void(std::string_view line)> report;
   std::function<void(std::string_view line)> warn;
   std::function<void(std::uint64_t done, std::optional<std::uint64_t> total)> on_progress;
@@ -49,8 +48,5 @@ struct PulledImage {
 // Looks a release up. Code::download for refusals, Code::release for answers that are none.
 Result<Release> find_release(const PullImage& what);
 Result<PulledImage> pull_image(const PullImage& what);
-
-// Names of the VMs below `vms` (their manifests) that use the image.
-std::vector<std::string> vms_with_image(const fs::path& vms, const std::string& image);
 
 }  // namespace dstack::host

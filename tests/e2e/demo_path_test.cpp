@@ -98,7 +98,8 @@ TEST(Images, GuestKmsAndExampleAreBuilt) {
   const auto lab = Lab::open();
   fs::create_directories(lab.directory);
   const auto output =
-      base::run({.argv = {(lab.source / "dev").string(), "images"},
+      // A run that was cut off may have left an installation.
+      base::run({.argv = {(lab.source / "dev").string(), "images", "--force"},
                  .environment = {"DSTACK_PREFIX=" + lab.prefix.string(),
                                  "DSTACK_BUILD_DIR=" + lab.programs.parent_path().string()},
                  .timeout = std::chrono::minutes(14),

@@ -15,6 +15,7 @@
 #include "host/state.h"
 #include "host/tls_identity.h"
 #include "integration/installed_host.h"
+#include "unit/host/release_server.h"
 
 namespace fs = std::filesystem;
 using namespace dstack;
@@ -197,6 +198,42 @@ TEST_F(InstallOptions, ADirectoryOfImagesStaysItsOwners) {
   fs::remove_all("/tmp/images");
   const auto refused = host.run(host.install({"--image-path", "relative"}));
   EXPECT_THAT(refused.err, HasSubstr("--image-path"));
+}
+
+// They looked in the default directory, or took the pin away when the path was written differently.
+TEST_F(InstallOptions, ImageVerbsKnowTheDirectoryOfImages) {
+  const fs::path images = "/tmp/images";
+  ASSERT_TRUE(base::make_dirs(images / "one"));
+  for (const auto& [name, data] : dstack::host::test::image_files()) {
+    ASSERT_TRUE(base::write_file_atomic(images / "one" / name, data));
+  }
+  fs::create_directory_symlink(images, "/tmp/link");
+  ASSERT_EQ(host.run(host.install({"--image-path", images.string()})).exit_code, 0);
+  const auto dstackup = [&](std::vector<std::string> argv) {
+    argv.insert(argv.begin(), (test::sandbox_programs() / "dstackup").string());
+    return host.run(argv);
+  };
+  EXPECT_THAT(dstackup({"__complete", "images"}).out, HasSubstr("one"));
+  for (const auto& place : std::vector<std::vector<std::string>>{
+           {}, {"--image-path", "/tmp/images/"}, {"--image-path", "/tmp/link"}}) {
+    const auto with_place = [&](std::vector<std::string> argv) {
+      argv.insert(argv.end(), place.begin(), place.end());
+      return dstackup(argv);
+    };
+    EXPECT_THAT(with_place({"image", "list", "--json"}).out, HasSubstr(R"("pinned":true)"));
+    EXPECT_THAT(with_place({"image", "rm", "one"}).err, HasSubstr("the installation pins it"));
+  }
+  const auto record = *base::read_file(host.layout().state_file());
+  ASSERT_TRUE(base::write_file_atomic(host.layout().state_file(), "{"));
+  EXPECT_THAT(dstackup({"image", "rm", "one"}).err, HasSubstr("DS1601"));
+  EXPECT_THAT(dstackup({"image", "list"}).err, HasSubstr("DS1601"));
+  EXPECT_THAT(dstackup({"image", "build"}).err, HasSubstr("DS1601"));
+  ASSERT_TRUE(base::write_file_atomic(host.layout().state_file(), record));
+  EXPECT_TRUE(fs::exists(images / "one/bzImage"));
+  EXPECT_EQ(dstackup({"image", "rm", "one", "--force"}).exit_code, 0);
+  EXPECT_FALSE(fs::exists(images / "one"));
+  fs::remove_all(images);
+  fs::remove("/tmp/link");
 }
 
 TEST_F(InstallOptions, FlagsOfTdxAreRefusedElsewhere) {

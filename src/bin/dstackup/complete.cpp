@@ -4,6 +4,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "host/image.h"
+#include "host/image_use.h"
 #include "host/layout.h"
 #include "host/volume.h"
 #include "verbs.h"
@@ -16,7 +17,8 @@ base::Result<> print_names(const std::string& what, const std::optional<std::str
                            std::ostream& out) {
   DS_TRY(const auto layout, host::Layout::make(prefix));
   if (what == "images") {
-    DS_TRY(const auto images, host::list_images(layout.images()));
+    DS_TRY(const auto state, host::last_known_state(layout));
+    DS_TRY(const auto images, host::list_images(host::image_directory(state, layout)));
     for (const auto& image : images) {
       out << base::escape_control(image.name) << '\n';
     }

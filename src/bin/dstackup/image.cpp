@@ -12,9 +12,9 @@
 #include "host/image.h"
 #include "host/image_build.h"
 #include "host/image_pull.h"
+#include "host/image_use.h"
 #include "host/layout.h"
 #include "host/release.h"
-#include "host/state.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -65,11 +65,14 @@ fs::path find_recipe(const host::Layout& layout) {
 
 base::Result<int> build(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
-  if (!options.output) {
+  DS_TRY(const auto state, host::last_known_state(layout));
+  host::BuildImage what;
+  what.images = options.output ? fs::absolute(*options.output) : host::image_directory(state, layout);
+  what.use = host::image_use(state, layout, what.images);
+  what.force = options.force;
+  if (host::same_directory(what.images, layout.images())) {
     DS_CHECK(host::ensure_state_directory(layout));
   }
-  host::BuildImage what;
-  what.images = options.output ? fs::absolute(*options.output) : layout.images();
   what.name = options.name;
   what.cache = layout.cache;
   what.programs = options.programs ? fs::path(*options.programs) : program_directory();
@@ -92,28 +95,14 @@ base::Result<int> build(const Options& options, const cli::Streams& streams) {
   return cli::k_exit_ok;
 }
 
-// What the installation pins and its VMs use, as far as it can be known: nothing is installed without a
-// record.
-base::Result<host::InstallState> installed(const host::Layout& layout) {
-  DS_TRY(auto state, host::load_state(layout.state_file()));
-  if (!state) {
-    DS_TRY(state, host::load_state(layout.last_state_file()));
-  }
-  return state.value_or(host::InstallState{});
-}
-
-// Where the installation has its images, which install's --image-path may have chosen.
-fs::path own_images(const host::InstallState& state, const host::Layout& layout) {
-  return state.image_path.empty() ? layout.images() : fs::path(state.image_path);
-}
-
 // The directory named by --image-path, else the installation's.
 base::Result<fs::path> images_of(const Options& options, const host::Layout& layout) {
   if (options.image_path) {
     DS_CHECK(host::validate_directory(*options.image_path, "--image-path"));
     return fs::path(*options.image_path);
   }
-  return own_images(installed(layout).value_or(host::InstallState{}), layout);
+  DS_TRY(const auto state, host::last_known_state(layout));
+  return host::image_directory(state, layout);
 }
 
 base::Result<int> list(const Options& options, const cli::Streams& streams) {
@@ -124,10 +113,9 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
   for (const auto& line : broken) {
     cli::print_warning(streams, line);
   }
-  const auto state = installed(layout);
-  const auto pinned = [&](const host::Image& image) {
-    return state && directory == own_images(*state, layout) && state->image == image.name;
-  };
+  const auto state = host::last_known_state(layout);
+  const auto use = state ? host::image_use(*state, layout, directory) : host::ImageUse{};
+  const auto pinned = [&](const host::Image& image) { return use.pinned_name == image.name; };
   if (options.json) {
     Json out = Json::array();
     for (const auto& image : images) {
@@ -157,7 +145,8 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
 base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
   DS_TRY(const auto directory, images_of(options, layout));
-  DS_TRY(const auto state, installed(layout));
+  DS_TRY(const auto state, host::last_known_state(layout));
+  const auto use = host::image_use(state, layout, directory);
   std::vector<host::Image> images;
   if (options.names.empty()) {
     DS_TRY(images, host::list_images(directory));
@@ -170,12 +159,11 @@ base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   Json out = Json::array();
   for (const auto& image : images) {
     auto result = host::verify_image_digest(image);
-    if (result && directory == own_images(state, layout) && state.image == image.name &&
-        !state.os_image_hash.empty() && state.os_image_hash != image.os_image_hash) {
-      result =
-          base::fail(base::Code::image_corrupt,
-                     format("image {} is not the one that is pinned ({})", image.name, state.os_image_hash),
-                     "put the pinned image back, or install with the new one");
+    if (result && use.pinned_name == image.name && !use.pinned_hash.empty() &&
+        use.pinned_hash != image.os_image_hash) {
+      result = base::fail(base::Code::image_corrupt,
+                          format("image {} is not the one that is pinned ({})", image.name, use.pinned_hash),
+                          "put the pinned image back, or install with the new one");
     }
     if (options.json) {
       out.push_back({{"name", image.name},
@@ -195,32 +183,25 @@ base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   return code;
 }
 
-base::Result<> may_remove(const host::Layout& layout, const host::InstallState& state,
-                          const std::string& name) {
-  std::string why;
-  if (state.image == name) {
-    why = "the installation pins it";
-  } else if (const auto vms = host::vms_with_image(layout.vms(), name); !vms.empty()) {
-    why = "VMs use it: " + vms.front();
-    for (std::size_t i = 1; i < std::min<std::size_t>(vms.size(), 5); ++i) {
-      why += ", " + vms[i];
-    }
-  }
+base::Result<> may_remove(const host::ImageUse& use, const std::string& name) {
+  auto why = host::who_needs(use, name);
   if (why.empty()) {
     return {};
   }
-  return base::fail(base::Error{base::Code::image_in_use, format("the image {} was not removed", name), why,
+  return base::fail(base::Error{base::Code::image_in_use, format("the image {} was not removed", name),
+                                std::move(why),
                                 "remove what uses it first, or remove the image all the same with --force"});
 }
 
 base::Result<int> remove(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
   DS_TRY(const auto directory, images_of(options, layout));
-  DS_TRY(const auto state, installed(layout));
+  DS_TRY(const auto state, host::last_known_state(layout));
+  const auto use = host::image_use(state, layout, directory);
   for (const auto& name : options.names) {
     DS_CHECK(host::check_image_name(name));
-    if (!options.force && directory == own_images(state, layout)) {
-      DS_CHECK(may_remove(layout, state, name));
+    if (!options.force) {
+      DS_CHECK(may_remove(use, name));
     }
   }
   std::size_t removed = 0;
@@ -252,13 +233,10 @@ base::Result<int> pull(const Options& options, const cli::Streams& streams) {
   what.gpu = options.gpu;
   what.force = options.force;
   what.insecure = options.insecure;
-  DS_TRY(const auto state, installed(layout));
-  if (what.images == own_images(state, layout)) {
-    what.pinned_name = state.image.value_or("");
-    what.pinned_hash = state.os_image_hash;
-    if (what.images == layout.images()) {
-      DS_CHECK(host::ensure_state_directory(layout));
-    }
+  DS_TRY(const auto state, host::last_known_state(layout));
+  what.use = host::image_use(state, layout, what.images);
+  if (host::same_directory(what.images, layout.images())) {
+    DS_CHECK(host::ensure_state_directory(layout));
   }
   cli::Progress progress(streams, options.json);
   what.report = [&](std::string_view line) { progress.step(line); };
@@ -314,7 +292,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
     verb.flag("--gpu", options->gpu, "prefer an image for NVIDIA GPUs where the release has one");
     verb.option("--image-path", options->image_path, "directory of images to write to", "the installation's");
     verb.values("--image-path", cli::Values::directory());
-    verb.flag("--force", options->force, "fetch and replace an image that is there already");
+    verb.flag("--force", options->force, "fetch and replace what is there already, but for an image in use");
     verb.flag("--insecure", options->insecure, "go on when the release names no sha256");
     verb.option("--release-api-base-url", options->release_api, "release server (GitHub's API), up to /repos",
                 host::k_release_api);
@@ -336,6 +314,7 @@ void add_image(cli::Command& program, const cli::Streams& streams) {
                 "dstackup's own");
     verb.option("--recipe", options->recipe, "directory with the image's recipe", "the one of this version");
     verb.flag("--no-cache", options->no_cache, "fetch the packages again");
+    verb.flag("--force", options->force, "also over another image that is pinned or used by a VM");
     verb.flag("-j,--json", options->json, "print the result as JSON");
     verb.examples("dstackup image build\ndstackup image build --name test --output /tmp/images");
     set_action(verb, options, streams, build);

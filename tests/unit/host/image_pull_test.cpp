@@ -438,24 +438,65 @@ TEST_F(ImagePull, AnArchiveCannotReplaceAnotherImage) {
 
 TEST_F(ImagePull, ThePinnedImageIsOnlyReplacedByItself) {
   m_request.force = true;
-  m_request.pinned_name = "dstack-0.6.0";
-  m_request.pinned_hash = std::string(64, '1');
+  m_request.use.pinned_name = "dstack-0.6.0";
+  m_request.use.pinned_hash = std::string(64, '1');
   EXPECT_THAT(failure(), HasSubstr("is pinned"));
-  m_request.pinned_hash = crypto::sha256_hex(m_files["sha256sum.txt"]);
+  m_request.use.pinned_hash = crypto::sha256_hex(m_files["sha256sum.txt"]);
   EXPECT_TRUE(host::pull_image(m_request));
 }
 
-TEST(VmsWithImage, AreFoundByTheirManifests) {
-  const test::TempDir dir;
-  for (const auto& [id, image] : {std::pair{"a", "one"}, std::pair{"b", "two"}}) {
-    std::filesystem::create_directory(dir / id);
-    std::ofstream(dir / id / "vm-manifest.json")
-        << base::format(R"({{"name":"vm-{}","image":"{}"}})", id, image);
-  }
-  std::filesystem::create_directory(dir / "c");
-  std::ofstream(dir / "c/vm-manifest.json") << "{";
-  EXPECT_THAT(host::vms_with_image(dir.path(), "two"), testing::ElementsAre("vm-b"));
-  EXPECT_TRUE(host::vms_with_image(dir / "none", "two").empty());
+// An image without sums was taken before its name was compared with the pin.
+TEST_F(ImagePull, InsecureAndForceDoNotReplaceThePinnedImage) {
+  m_files.erase("sha256sum.txt");
+  m_files.erase("digest.txt");
+  m_tar = host::test::image_tar(m_files);
+  m_request.force = m_request.insecure = true;
+  m_request.use.pinned_name = "dstack-0.6.0";
+  m_request.use.pinned_hash = std::string(64, '1');
+  EXPECT_THAT(failure(), HasSubstr("is pinned"));
+  m_request.use = {};
+  EXPECT_TRUE(host::pull_image(m_request));
+}
+
+TEST_F(ImagePull, ForceDoesNotReplaceAnotherImageThatVmsUse) {
+  ASSERT_TRUE(host::pull_image(m_request));
+  m_request.force = true;
+  const test::TempDir vms;
+  std::filesystem::create_directory(vms / "a");
+  std::ofstream(vms / "a/vm-manifest.json") << R"({"name":"web","image":"dstack-0.6.0"})";
+  m_request.use.vms = vms.path();
+  EXPECT_TRUE(host::pull_image(m_request)) << "the same image";
+  const auto before = m_files["digest.txt"];
+  m_files = host::test::image_files("0.6.1");
+  m_tar = host::test::image_tar(m_files);
+  const auto pulled = host::pull_image(m_request);
+  ASSERT_FALSE(pulled);
+  EXPECT_EQ(pulled.error().code, base::Code::image_in_use);
+  EXPECT_THAT(pulled.error().what(), HasSubstr("VMs use it: web"));
+  EXPECT_EQ(base::read_file(m_dir / "dstack-0.6.0/digest.txt").value_or(""), before);
+  m_request.use = {};
+  EXPECT_TRUE(host::pull_image(m_request));
+}
+
+// It was exchanged for the image and removed with the staging directory.
+TEST_F(ImagePull, SomebodysDirectoryIsNotReplacedWithoutForce) {
+  std::filesystem::create_directory(m_dir / "dstack-0.6.0");
+  std::ofstream(m_dir / "dstack-0.6.0/mine") << "mine";
+  const auto refused = host::pull_image(m_request);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().what(), HasSubstr("there already"));
+  EXPECT_EQ(m_server.asked().size(), 1U) << "found out before the download";
+  EXPECT_EQ(base::read_file(m_dir / "dstack-0.6.0/mine").value_or(""), "mine");
+
+  // Also when the archive turns out to hold that name.
+  m_api = [this](const Asked&) -> Answer {
+    return {reply(200, host::test::release_json("guest-os-v0.6.0", "dstack-other.tar.gz",
+                                                m_server.url("/files/" + std::string(k_asset)), digest()))};
+  };
+  EXPECT_FALSE(host::pull_image(m_request));
+  EXPECT_EQ(base::read_file(m_dir / "dstack-0.6.0/mine").value_or(""), "mine");
+  m_request.force = true;
+  EXPECT_TRUE(host::pull_image(m_request));
 }
 
 TEST(ContentRange, Forms) {
