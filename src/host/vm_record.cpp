@@ -57,6 +57,16 @@ std::vector<LiveVm> live_vms(const std::filesystem::path& vms) {
   return out;
 }
 
+std::string started_image_hash(const std::filesystem::path& vm_directory) {
+  const auto member = [](const std::string& text, const char* key) -> std::string {
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    const bool there = json.is_object() && json.contains(key) && json[key].is_string();
+    return there ? json[key].get<std::string>() : std::string();
+  };
+  const auto text = base::read_file(vm_directory / "shared/.sys-config.json", 1024 * 1024);
+  return text ? member(member(*text, "vm_config"), "os_image_hash") : std::string();
+}
+
 Result<> kill_vms(const std::filesystem::path& vms, std::chrono::milliseconds grace) {
   const auto begin = std::chrono::steady_clock::now();
   const auto kill_at = begin + grace;

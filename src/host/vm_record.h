@@ -22,6 +22,10 @@ struct LiveVm {
 std::optional<LiveVm> read_live_vm(const std::filesystem::path& vm_directory);
 // Of all directories below `vms`.
 std::vector<LiveVm> live_vms(const std::filesystem::path& vms);
+// The digest of the guest image that the VM was started with the last time, as its manager wrote it for the
+// guest;
+// "" when that cannot be read. The image of that name may be another by now.
+std::string started_image_hash(const std::filesystem::path& vm_directory);
 // SIGTERM, after `grace` SIGKILL; waits. Only processes that are still the recorded ones are touched.
 base::Result<> kill_vms(const std::filesystem::path& vms,
                         std::chrono::milliseconds grace = std::chrono::milliseconds(500));

@@ -10,6 +10,7 @@
 #include "host/install_steps.h"
 #include "host/kms_contact.h"
 #include "host/render.h"
+#include "host/vm_record.h"
 
 namespace dstack::dstackup {
 
@@ -206,9 +207,6 @@ Result<bool> bring_up_kms(const KmsStage& stage) {
     id = existing->id();
     // It stays what it was made as: its code and image are what its evidence must say.
     compose = existing->configuration().compose_file();
-    if (auto image = host::find_image(stage.plan.layout.images(), existing->configuration().image())) {
-      expected.os_image_hash = image->os_image_hash;
-    }
     if (state.kms_vm_id != id) {
       state.kms_vm_id = id;
       DS_CHECK(save(stage));
@@ -223,6 +221,13 @@ Result<bool> bring_up_kms(const KmsStage& stage) {
         }
       }
       changed = true;
+    }
+    // Of the image that it runs: the directory may hold a newer one of that name.
+    expected.os_image_hash = host::started_image_hash(stage.plan.layout.vms() / id);
+    if (expected.os_image_hash.empty()) {
+      if (auto image = host::find_image(stage.plan.layout.images(), existing->configuration().image())) {
+        expected.os_image_hash = image->os_image_hash;
+      }
     }
   } else {
     DS_TRY(id, create(stage, compose));

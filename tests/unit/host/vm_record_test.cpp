@@ -74,5 +74,21 @@ TEST(VmRecord, KillsEvenTheDeaf) {
   EXPECT_TRUE(base::process_start_time(stranger.pid));
 }
 
+// install expected the digest of what is in the image directory now, and took a running KMS for another one.
+TEST(VmRecord, TheImageIsTheOneThatTheVmWasStartedWith) {
+  const test::TempDir dir;
+  EXPECT_EQ(started_image_hash(dir.path()), "");
+  ASSERT_TRUE(base::make_dirs(dir / "shared"));
+  const auto with = [&](const std::string& text) {
+    EXPECT_TRUE(base::write_file_atomic(dir / "shared/.sys-config.json", text));
+    return started_image_hash(dir.path());
+  };
+  EXPECT_EQ(with(R"({"vm_config":"{\"os_image_hash\":\"abc\",\"cpu_count\":1}"})"), "abc");
+  for (const char* bad : {"", "{", "[]", R"({"vm_config":{}})", R"({"vm_config":"x"})",
+                          R"({"vm_config":"{\"os_image_hash\":1}"})"}) {
+    EXPECT_EQ(with(bad), "") << bad;
+  }
+}
+
 }  // namespace
 }  // namespace dstack::host
