@@ -304,6 +304,14 @@ Result<ServiceSpec> configured_vmm_service(const Layout& layout, const std::stri
                                            const std::string& auth_unit, const std::filesystem::path& program,
                                            const std::string& configuration, bool exposed) {
   auto spec = vmm_service(layout, unit, auth_unit, program);
+  if (layout.image_path) {
+    // Links are followed inside the sandbox, where their end has to be too.
+    std::error_code error;
+    const auto real = std::filesystem::canonical(*layout.image_path, error);
+    if (!error && real != *layout.image_path) {
+      spec.readable_paths.push_back(real.string());
+    }
+  }
   // One digest of both, so that it says nothing about the token.
   DS_TRY(const auto token, base::read_file(layout.token_file(), 4096));
   spec.environment.push_back("DSTACK_READ_SHA256=" + crypto::sha256_hex(configuration + token));

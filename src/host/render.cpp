@@ -232,6 +232,9 @@ ServiceSpec vmm_service(const Layout& layout, const std::string& unit, const std
   spec.after = {auth_unit};
   spec.writable_paths = {layout.state.string()};
   spec.readable_paths = {layout.config.string()};
+  if (layout.image_path) {
+    spec.readable_paths.push_back(layout.images().string());
+  }
   spec.sandbox = Sandbox::launcher;
   spec.children_outlive = true;
   spec.stop_timeout = std::chrono::seconds(120);

@@ -13,6 +13,7 @@
 #include "base/process.h"
 #include "cli/progress.h"
 #include "context.h"
+#include "host/image_use.h"
 #include "host/install_steps.h"
 #include "host/journal.h"
 #include "host/kms_contact.h"
@@ -54,6 +55,7 @@ struct Installation {
 Result<Installation> open_installation(const Flags& flags) {
   DS_TRY(auto layout, host::Layout::make(flags.prefix));
   DS_TRY(auto state, host::require_state(layout.state_file()));
+  layout = host::with_images(std::move(layout), state);
   host::ProgramStore store(layout);
   return Installation{std::move(layout), std::move(state), std::move(store)};
 }

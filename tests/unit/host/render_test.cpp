@@ -4,6 +4,8 @@
 #include <toml++/toml.h>
 
 #include "app/app_compose.h"
+#include "base/format.h"
+#include "host/unit_file.h"
 
 namespace dstack::host {
 namespace {
@@ -162,6 +164,22 @@ TEST(Render, Services) {
   EXPECT_EQ(vmm.argv, (std::vector<std::string>{"/b/dstack-vmm", "-c", "/opt/d/etc/dstack/vmm.toml"}));
   EXPECT_TRUE(vmm.children_outlive);
   EXPECT_EQ(vmm.after, std::vector<std::string>{"dstack-auth-x"});
+}
+
+// The unit named only configuration and state, so that systemd showed the VMM an empty directory.
+TEST(Render, TheVmmSeesImagesBelowAHiddenDirectory) {
+  auto layout = *Layout::make("/opt/d");
+  const auto unit = [&] {
+    return render_unit(vmm_service(layout, "dstack-vmm", "dstack-auth", "/opt/d/dstack-vmm")).value_or("");
+  };
+  EXPECT_NE(unit().find("ProtectHome=yes"), std::string::npos);
+  for (const char* path : {"/home/me/images", "/root/images", "/run/user/0/images"}) {
+    layout.image_path = path;
+    EXPECT_NE(unit().find(base::format("BindReadOnlyPaths=\"-{}\"\n", path)), std::string::npos) << path;
+    EXPECT_NE(unit().find("ProtectHome=tmpfs"), std::string::npos) << path;
+  }
+  layout.image_path = "/var/tmp/images";
+  EXPECT_NE(unit().find("BindReadOnlyPaths=\"-/var/tmp/images\"\n"), std::string::npos);
 }
 
 }  // namespace
