@@ -289,8 +289,16 @@ Finding allow_list(const CheckContext& context) {
 }
 
 Finding auth_service(const CheckContext& context) {
-  auto none = without_installation(context);
-  return none ? *none : service(context, context.facts.state->auth_unit);
+  if (auto none = without_installation(context)) {
+    return *none;
+  }
+  auto finding = service(context, context.facts.state->auth_unit);
+  if (finding.verdict != Verdict::ok) {
+    return finding;
+  }
+  // A process that runs and does not answer would keep every app from its keys.
+  const auto healthy = context.probe.ask_auth(context.facts.state->auth_port);
+  return healthy ? std::move(finding) : failed(healthy.error(), k_install_again);
 }
 
 Finding vmm_service(const CheckContext& context) {

@@ -7,10 +7,35 @@
 #include <ctime>
 #include <mutex>
 
+#include "base/bytes.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/log.h"
 #include "base/process.h"
+#include "net/client.h"
 
 namespace dstack::host {
+
+namespace {
+
+base::Result<> ask_webhook(std::uint16_t port) {
+  const auto address = base::format("127.0.0.1:{}", port);
+  DS_TRY(auto endpoint, net::Endpoint::parse("http://" + address));
+  net::ClientOptions options;
+  options.connect_timeout = options.timeout = std::chrono::milliseconds(1500);
+  net::Request request;
+  request.method = "GET";
+  request.path = "/health";
+  DS_TRY(const auto answer, net::Client(std::move(endpoint), options).send(request));
+  if (answer.status != 200) {
+    return base::fail(base::Code::service_failed,
+                      base::format("the webhook on {} is not healthy: {}", address,
+                                   base::escape_control(base::trim(answer.body).substr(0, 300))));
+  }
+  return {};
+}
+
+}  // namespace
 
 Probe machine_probe() {
   Probe probe;
@@ -49,6 +74,7 @@ void add_services(Probe& probe, ServiceManager& services) {
     const std::scoped_lock held(*lock);
     return services.logs(name, lines).value_or(std::vector<std::string>());
   };
+  probe.ask_auth = ask_webhook;
 }
 
 }  // namespace dstack::host

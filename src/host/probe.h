@@ -27,6 +27,8 @@ struct Probe {
   std::function<bool()> clock_is_kept;  // by a time service
   std::function<base::Result<ServiceStatus>(const std::string& name)> service;
   std::function<std::vector<std::string>(const std::string& name, std::size_t lines)> service_log;
+  // What the webhook says of its own health; an error is why not.
+  std::function<base::Result<>(std::uint16_t port)> ask_auth;
   // One line about the VMs, from the VMM's API with the installation's token.
   std::function<base::Result<std::string>(const Layout& layout, const InstallState& state)> ask_vmm;
   std::function<base::Result<KmsContact>(const KmsExpectation& expected)> contact_kms;
@@ -36,8 +38,8 @@ struct Probe {
 
 // The real machine without services, which preflight has no need of.
 Probe machine_probe();
-// Adds those of an installation. `services` must outlive the probe; ask_vmm is the caller's, that client is
-// in a higher layer.
+// Adds those of an installation, the webhook's own answer too. `services` must outlive the probe; ask_vmm is
+// the caller's, that client is in a higher layer.
 void add_services(Probe& probe, ServiceManager& services);
 
 }  // namespace dstack::host

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -210,6 +211,50 @@ TEST_F(InstallConverge, NothingToDoWritesNothing) {
   const auto seen = test::changes_to_files(host.install({"--dashboard-port", "9095"}), {}, output);
   ASSERT_EQ(output.exit_code, 0) << output.err;
   EXPECT_GT(seen.size(), 8U);
+}
+
+// doctor and status as programs, before, during and after an installation.
+TEST_F(InstallConverge, DoctorAndStatusTellWhatIsSo) {
+  const std::string dstackup = test::sandbox_programs() / "dstackup";
+  const auto doctor = [&] {
+    const auto output = host.run(
+        {dstackup, "doctor", "--platform", "simulated", "--qemu", test::stand_in_qemu().string(), "-j"});
+    const auto json = nlohmann::json::parse(output.out, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << output.out << output.err;
+    return std::pair(output.exit_code, json);
+  };
+  const auto verdict_of = [](const nlohmann::json& report, const std::string& name) {
+    for (const auto& check : report["checks"]) {
+      if (check["name"] == name) {
+        return check["verdict"].get<std::string>();
+      }
+    }
+    return std::string("no such check");
+  };
+  const auto [before_code, before] = doctor();
+  EXPECT_EQ(before_code, 1);
+  EXPECT_EQ(verdict_of(before, "image"), "failed");
+  EXPECT_EQ(verdict_of(before, "vmm-service"), "skipped");
+  EXPECT_NE(host.run({dstackup, "status"}).exit_code, 0);
+
+  ASSERT_EQ(host.go_on(), "");
+  const auto snapshot = test::host_snapshot();
+  const auto [code, report] = doctor();
+  EXPECT_THAT(code, testing::AnyOf(0, 3)) << report.dump(2);
+  for (const auto* name : {"auth-service", "vmm-service", "allow-list"}) {
+    EXPECT_EQ(verdict_of(report, name), "ok") << name;
+  }
+  EXPECT_EQ(host.run({dstackup, "status"}).exit_code, 0);
+  EXPECT_EQ(test::difference(snapshot, test::host_snapshot()), "") << "neither may change anything";
+
+  // Both notice a service that does not work, and status waits until the supervisor has brought it back.
+  ASSERT_EQ(::kill(process_of("dstack-auth"), SIGSTOP), 0);
+  EXPECT_EQ(doctor().first, 1);
+  EXPECT_NE(host.run({dstackup, "status"}).exit_code, 0);
+  ASSERT_EQ(::kill(process_of("dstack-auth"), SIGKILL), 0);
+  const auto waited = host.run({dstackup, "status", "--wait=30"});
+  EXPECT_EQ(waited.exit_code, 0) << waited.out << waited.err;
+  EXPECT_THAT(doctor().first, testing::AnyOf(0, 3));
 }
 
 TEST_F(InstallConverge, TwoInstallersAtOnce) {

@@ -50,6 +50,7 @@ class DoctorHost {
     probe.service_log = [](const std::string&, std::size_t) {
       return std::vector<std::string>{"the last words"};
     };
+    probe.ask_auth = [this](std::uint16_t) { return auth_health; };
     probe.ask_vmm = [](const Layout&, const InstallState&) {
       return base::Result<std::string>("2 VMs, 1 running");
     };
@@ -150,6 +151,7 @@ class DoctorHost {
   std::string qemu_objects = "List of user creatable objects:\n  sev-snp-guest\n  tdx-guest\n";
   std::int64_t now = 1'800'000'000;
   bool clock_is_kept = true;
+  base::Result<> auth_health;
   ServiceStatus service;
   std::set<std::uint16_t> busy;
 };

@@ -192,6 +192,15 @@ INSTANTIATE_TEST_SUITE_P(Both, DoctorService, ::testing::Values("auth-service", 
                            return std::string(each.param) == "vmm-service" ? "Vmm" : "Auth";
                          });
 
+// A process that was stopped by a signal, or whose allow-list is broken, is active all the same.
+TEST(Doctor, AWebhookThatRunsAndDoesNotAnswerIsAFailure) {
+  DoctorHost host;
+  installed(host).expect("auth-service", ok, "active");
+  host.auth_health = base::fail(base::Code::timeout, "http://127.0.0.1:8001 does not answer");
+  host.expect("auth-service", failed, "does not answer");
+  host.expect("vmm-service", ok, "active");
+}
+
 TEST(Doctor, VmmApi) {
   DoctorHost host;
   host.expect("vmm-api", skipped, "nothing is installed");
