@@ -74,8 +74,8 @@ before() {
   expect [ "$(main_pid dstack-vmm)" = "$vmm" ]
 
   step "a VM is a unit of its own"
-  make_image /var/lib/dstack/images/halt-0.5.4
-  expect "$programs/dstackup" install --platform simulated --no-kms --image halt-0.5.4
+  make_image /root/images/halt-0.5.4 # where the sandbox shows only what the unit names
+  expect "$programs/dstackup" install --platform simulated --no-kms --image-path /root/images --image halt-0.5.4
   rpc CreateVm '{"name":"halted","image":"halt-0.5.4","vcpu":1,"memory":256,"disk_size":1,
     "compose_file":"{\"manifest_version\":2,\"name\":\"halted\",\"runner\":\"docker-compose\",\"docker_compose_file\":\"services: {}\"}"}' ||
     fail "no VM was made"
@@ -124,6 +124,15 @@ before() {
   expect is_running "$qemu"
   systemctl start dstack-vmm
   eventually vm_is_listed_as running
+  expect [ "$(main_pid "$unit")" = "$qemu" ]
+
+  step "upgraded programs see the images too"
+  mkdir /tmp/other
+  cp "$programs"/{dstackup,dstack,dstack-auth,dstack-vmm} /tmp/other
+  for program in /tmp/other/*; do echo >>"$program"; done # bytes behind an ELF file mean nothing
+  expect "$programs/dstackup" upgrade --from /tmp/other
+  rpc ListImages '{}' | grep -q halt-0.5.4 || fail "the VMM does not see the images"
+  expect "$programs/dstackup" rollback
   expect [ "$(main_pid "$unit")" = "$qemu" ]
   echo "$unit" >/vm-unit
 }
