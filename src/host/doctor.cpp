@@ -62,7 +62,7 @@ constexpr std::array k_checks = {
           checks::journal},
     Check{"programs", "dstack-vmm and dstack-auth are there", k_preflight, k_required, k_quick,
           checks::programs},
-    Check{"version", "dstackup is of the version that installed", k_doctor_only, k_required, k_quick,
+    Check{"version", "dstackup and the installed programs are of one version", k_doctor_only, k_required, k_quick,
           checks::version},
     Check{"ports", "the TCP ports of our services are ours or free, and differ", k_preflight, k_ignorable,
           k_quick, checks::ports},

@@ -174,8 +174,9 @@ Finding version(const CheckContext& context) {
   if (installed == DSTACK_VERSION) {
     return ok(installed);
   }
-  return warning(base::format("installed by {}, this is " DSTACK_VERSION, installed),
-                 "bring the installation to this version with 'dstackup install'");
+  return warning(base::format("the installed programs are of version {}, this is " DSTACK_VERSION,
+                              installed.empty() ? "unknown" : installed),
+                 "bring the installation to this version with 'dstackup upgrade', or use its own dstackup");
 }
 
 Finding image(const CheckContext& context) {

@@ -142,6 +142,9 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
   facts.programs_note = std::move(programs.note);
   facts.auth_program = program(facts.program_directory, "dstack-auth");
   facts.vmm_program = program(facts.program_directory, "dstack-vmm");
+  if (!facts.vmm_program.empty()) {
+    facts.programs_version = program_version(facts.vmm_program).value_or("");
+  }
   const auto& known = facts.state;
   facts.qemu =
       base::find_tool(

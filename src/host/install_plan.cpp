@@ -211,7 +211,7 @@ void fill_state(const InstallOptions& options, const InstallFacts& facts, Instal
                        : base::format("{}:{}", plan.key_provider.address, plan.key_provider.port);
   s.kp_own_project =
       plan.key_provider.project.empty() ? std::nullopt : std::optional(plan.key_provider.project);
-  s.version = DSTACK_VERSION;
+  s.version = facts.programs_version;
   plan.state = std::move(s);
 }
 

@@ -60,6 +60,7 @@ struct InstallFacts {
   std::vector<app::VerityVolume> kms_volumes;  // that hold the KMS image
   bool kms_image_in_volume = false;
   std::optional<ProgramSet> programs;               // to be run; absent when some are missing
+  std::string programs_version;                     // what dstack-vmm says; "" = it does not run here
   std::string programs_note;                        // "" = nothing to say about the choice
   std::filesystem::path auth_program, vmm_program;  // empty = not found
   std::filesystem::path program_directory;          // where they were looked for

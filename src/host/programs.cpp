@@ -90,24 +90,36 @@ Result<ProgramSet> inspect_programs(const fs::path& directory) {
   return out;
 }
 
+Result<std::string> program_version(const fs::path& program) {
+  auto output = base::run_checked(
+      {.argv = {program.string(), "--version"}, .timeout = std::chrono::seconds(20), .output_limit = 4096});
+  if (!output) {
+    auto error = std::move(output).error();
+    error.code = Code::programs;
+    error.fix = "take programs that were built for this system";
+    return base::fail(std::move(error), base::format("{} does not run here", program.string()));
+  }
+  auto said = std::string(base::trim(output->out));
+  const bool printable = std::ranges::all_of(said, [](char c) { return c >= ' ' && c <= '~'; });
+  if (said.empty() || said.size() > 64 || !printable) {
+    return base::fail(Code::programs,
+                      base::format("{} says that it is version '{}'", program.string(),
+                                   base::escape_control(said.substr(0, 64))),
+                      "take programs of dstack");
+  }
+  return said;
+}
+
 Result<std::string> check_programs_run(const ProgramSet& programs) {
   std::string version;
   for (const auto& name : programs.names) {
     const auto path = programs.directory / name;
-    auto output = base::run_checked(
-        {.argv = {path.string(), "--version"}, .timeout = std::chrono::seconds(20), .output_limit = 4096});
-    if (!output) {
-      auto error = std::move(output).error();
-      error.code = Code::programs;
-      error.fix = "take programs that were built for this system";
-      return base::fail(std::move(error), base::format("{} does not run here", path.string()));
-    }
-    const auto said = std::string(base::trim(output->out));
-    if (said.empty() || said.size() > 64 || (!version.empty() && said != version)) {
-      return base::fail(Code::programs,
-                        base::format("{} says that it is version '{}', the others '{}'", path.string(),
-                                     base::escape_control(said), version),
-                        "take programs of one build");
+    DS_TRY(const auto said, program_version(path));
+    if (!version.empty() && said != version) {
+      return base::fail(
+          Code::programs,
+          base::format("{} says that it is version '{}', the others '{}'", path.string(), said, version),
+          "take programs of one build");
     }
     version = said;
   }

@@ -22,6 +22,8 @@ struct ProgramSet {
 // The programs in a directory: dstack-auth and dstack-vmm must be there, dstackup and dstack may.
 // Code::programs says what is missing.
 base::Result<ProgramSet> inspect_programs(const std::filesystem::path& directory);
+// What a program answers to --version. Code::programs when it does not run here or answers nonsense.
+base::Result<std::string> program_version(const std::filesystem::path& program);
 // Each runs on this machine and answers --version with the same; the result is that version.
 base::Result<std::string> check_programs_run(const ProgramSet& programs);
 

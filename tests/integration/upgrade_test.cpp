@@ -224,6 +224,30 @@ TEST_F(Upgrade, ProgramsChosenWithNoStartAreTheOnesThatTheNextInstallRuns) {
   EXPECT_EQ(host.not_converged(), "");
 }
 
+TEST_F(Upgrade, TheRecordHasTheVersionOfTheProgramsNotOfDstackup) {
+  const auto recorded = [&] { return host::require_state(host.layout().state_file())->version; };
+  EXPECT_EQ(recorded(), DSTACK_VERSION);
+  const auto directory = others();
+  for (const auto* name : k_programs) {
+    const auto real = (test::sandbox_programs() / name).string();
+    fs::remove(directory / name);
+    std::ofstream(directory / name) << "#!/bin/sh\ncase $1 in --version) echo 9.9.9; exit 0;; esac\nexec "
+                                    << real << " \"$@\"\n";
+    fs::permissions(directory / name, static_cast<fs::perms>(0755));
+  }
+  const auto up = dstackup({"upgrade", "--from", directory.string()});
+  ASSERT_EQ(up.exit_code, 0) << up.err;
+  EXPECT_EQ(recorded(), "9.9.9");
+  const auto again = host.run(host.install());
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(recorded(), "9.9.9") << "install keeps the programs";
+  ASSERT_EQ(dstackup({"rollback"}).exit_code, 0);
+  EXPECT_EQ(recorded(), DSTACK_VERSION);
+  const auto changed = host.run(host.install({"--bin-dir", directory.string()}));
+  ASSERT_EQ(changed.exit_code, 0) << changed.err;
+  EXPECT_EQ(recorded(), "9.9.9");
+}
+
 TEST_F(Upgrade, KilledAtSomePointTheNextOneEndsTheSame) {
   const auto directory = others();
   for (const auto delay : {30, 150, 300, 600, 1200, 2000}) {

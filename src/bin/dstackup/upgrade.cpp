@@ -152,17 +152,14 @@ std::string shown(const Installation& at, const std::optional<std::string>& id) 
   if (!id) {
     return "none";
   }
-  const auto output = base::run({.argv = {(at.store.directory(*id) / "dstack-vmm").string(), "--version"},
-                                 .timeout = std::chrono::seconds(10)});
-  return output && output->exit_code == 0
-             ? base::format("{} ({})", base::escape_control(base::trim(output->out)), *id)
-             : *id;
+  const auto version = host::program_version(at.store.directory(*id) / "dstack-vmm");
+  return version ? base::format("{} ({})", *version, *id) : *id;
 }
 
 // The record follows, for status and for a later install.
 Result<> record(Installation& at, const std::string& id) {
   at.state.bin_dir = at.store.directory(id).string();
-  at.state.version = DSTACK_VERSION;
+  DS_TRY(at.state.version, host::program_version(at.store.directory(id) / "dstack-vmm"));
   const auto text = host::to_json_text(at.state);
   DS_CHECK(host::write_if_different(at.layout.state_file(), text, 0644));
   return {};

@@ -66,6 +66,7 @@ class DoctorHost {
     facts.platform = platform;
     facts.auth_program = "/b/dstack-auth";
     facts.vmm_program = "/b/dstack-vmm";
+    facts.programs_version = DSTACK_VERSION;
     facts.program_directory = "/b";
     facts.qemu = "/usr/bin/qemu-system-x86_64";
     facts.memory_mib = 8192;

@@ -52,7 +52,7 @@ TEST(Doctor, Version) {
   host.expect("version", skipped, "nothing is installed");
   installed(host).expect("version", ok, DSTACK_VERSION);
   host.facts.state->version = "9.9.9";
-  host.expect("version", warning, "installed by 9.9.9");
+  host.expect("version", warning, "programs are of version 9.9.9");
 }
 
 // spec/host.md section 1.6.

@@ -65,6 +65,12 @@ void expect_refused(const InstallOptions& o, const InstallFacts& facts, base::Co
   EXPECT_FALSE(plan.error().fix.empty()) << plan.error().what();
 }
 
+TEST(InstallPlan, TheRecordHasTheVersionThatTheProgramsSay) {
+  auto facts = good();
+  facts.programs_version = "9.9.9";
+  EXPECT_EQ(make_plan(options(), facts)->state.version, "9.9.9");
+}
+
 TEST(InstallPlan, Defaults) {
   const auto plan = make_plan(options(), good());
   ASSERT_TRUE(plan) << plan.error().what();

@@ -91,6 +91,17 @@ TEST_F(Programs, MustRunHereAndBeOfOneVersion) {
               HasSubstr("does not run here"));
 }
 
+TEST_F(Programs, AVersionThatIsNoneIsRefused) {
+  EXPECT_EQ(host::program_version(m_dir / "one/dstack-vmm").value(), "1.0.0");
+  for (const auto& said :
+       {std::string(), std::string(65, '1'), std::string("1\x1b[2J"), std::string("1\xff")}) {
+    write(m_dir / "one/dstack-vmm", script(said));
+    const auto version = host::program_version(m_dir / "one/dstack-vmm");
+    ASSERT_FALSE(version) << said;
+    EXPECT_EQ(version.error().code, base::Code::programs);
+  }
+}
+
 TEST_F(Programs, AreKeptSideBySide) {
   const auto one = *host::inspect_programs(m_dir / "one");
   const auto two = *host::inspect_programs(make("two", "2.0.0"));
