@@ -1,13 +1,17 @@
 #include "host/layout.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <cstdint>
+#include <thread>
 
+#include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "host/journal.h"
@@ -68,6 +72,51 @@ std::vector<fs::path> missing_directories(const fs::path& path) {
     missing.insert(missing.begin(), at);
   }
   return missing;
+}
+
+// Holds the lock of the directory at `path`; an empty one: it is not there, or somebody else holds it.
+Result<base::Fd> try_lock_directory(const fs::path& path) {
+  base::Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd && errno == ENOENT) {
+    return base::Fd();
+  }
+  if (!fd) {
+    return base::fail_errno(Code::io, "cannot open the directory " + path.string(), errno);
+  }
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK || errno == EINTR) {
+      return base::Fd();
+    }
+    return base::fail_errno(Code::io, "cannot lock the directory " + path.string(), errno);
+  }
+  struct stat held = {};
+  struct stat there = {};
+  const bool same = ::fstat(fd.get(), &held) == 0 && ::lstat(path.c_str(), &there) == 0 &&
+                    held.st_dev == there.st_dev && held.st_ino == there.st_ino;
+  return same ? std::move(fd) : base::Fd();
+}
+
+// Makes the staging directory or takes over what a crash left of it. Others are through with it in moments.
+Result<base::Fd> claim_staging(const fs::path& staging) {
+  for (int attempt = 0; attempt < 400; ++attempt) {
+    if (::mkdir(staging.c_str(), 0755) == 0) {
+      ::chmod(staging.c_str(), 0755);
+    } else if (errno != EEXIST) {
+      return base::fail_errno(Code::io, "cannot create the directory " + staging.string(), errno);
+    }
+    DS_TRY(auto lock, try_lock_directory(staging));
+    if (lock) {
+      return lock;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));
+  }
+  return base::fail(Code::locked, "another dstackup works on " + staging.string(),
+                    "wait until it has finished and try again");
+}
+
+Result<> discard_unless_locked(const fs::path& staging) {
+  DS_TRY(const auto lock, try_lock_directory(staging));
+  return lock ? base::remove_tree(staging) : Result<>();
 }
 
 }  // namespace
@@ -157,7 +206,20 @@ Result<> ensure_state_directory(const Layout& layout) {
   // Built beside its final place and renamed: a crash leaves either a staging directory, whose name says
   // whose it is and which the next run replaces, or the whole with its journal.
   const fs::path staging = staging_of(missing.front());
-  DS_CHECK(base::remove_tree(staging));
+  DS_TRY(const auto lock, claim_staging(staging));
+  if (is_there(missing.front())) {
+    // Somebody else was faster.
+    DS_CHECK(base::remove_tree(staging));
+    return ensure_state_directory(layout);
+  }
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (fs::directory_iterator it(staging, error), end; !error && it != end; it.increment(error)) {
+    leftovers.push_back(it->path());
+  }
+  for (const auto& leftover : leftovers) {
+    DS_CHECK(base::remove_tree(leftover));
+  }
   const fs::path inside = staging / layout.state.lexically_relative(missing.front());
   DS_CHECK(base::make_dirs(inside.lexically_normal(), 0755));
   {
@@ -180,7 +242,11 @@ Result<> ensure_state_directory(const Layout& layout) {
 
 Result<> remove_state_root(const fs::path& root) {
   const fs::path staging = staging_of(root);
-  DS_CHECK(base::remove_tree(staging));
+  DS_CHECK(discard_unless_locked(staging));
+  DS_TRY(const auto lock, try_lock_directory(root));
+  if (!lock) {
+    return base::fail(Code::locked, "another dstackup works on " + root.string());
+  }
   if (::rename(root.c_str(), staging.c_str()) != 0) {
     return base::fail_errno(Code::io, "cannot remove " + root.string(), errno);
   }
@@ -189,7 +255,7 @@ Result<> remove_state_root(const fs::path& root) {
 
 Result<> discard_unfinished_state_directory(const Layout& layout) {
   const auto missing = missing_directories(layout.state);
-  return missing.empty() ? Result<>() : base::remove_tree(staging_of(missing.front()));
+  return missing.empty() ? Result<>() : discard_unless_locked(staging_of(missing.front()));
 }
 
 }  // namespace dstack::host

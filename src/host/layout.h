@@ -73,7 +73,7 @@ base::Result<> ensure_state_directory(const Layout& layout);
 // The reverse, for the last step of a purge: takes `root`, the outermost directory of ours around the state
 // directory, out of the way in one step and removes it with the journal in it.
 base::Result<> remove_state_root(const fs::path& root);
-// Removes what a crash in either of them left. For destroy.
+// Removes what a crash in either of them left, and not what another process is at work on. For destroy.
 base::Result<> discard_unfinished_state_directory(const Layout& layout);
 
 }  // namespace dstack::host

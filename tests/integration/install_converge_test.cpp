@@ -15,6 +15,7 @@
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "host/journal.h"
 #include "host/state.h"
 #include "integration/installed_host.h"
 
@@ -291,6 +292,25 @@ TEST_F(InstallConverge, InstallAndDestroyAtOnce) {
     EXPECT_EQ(host.go_on(), "");
     EXPECT_EQ(host.take_away(), "");
   }
+}
+
+TEST_F(InstallConverge, DestroyLooksAgainAfterItHasTheLock) {
+  DSTACK_NEEDS_STRACE();
+  ASSERT_TRUE(host::ensure_state_directory(host.layout()));
+  // Held up at the lock, while an install comes and goes.
+  std::vector<std::string> argv = {"strace", "-qq",         "-o", "/dev/null",
+                                   "-e",     "trace=flock", "-e", "inject=flock:delay_enter=6000000:when=1"};
+  std::ranges::copy(host.destroy(), std::back_inserter(argv));
+  const auto destroy = base::spawn({.argv = argv});
+  ASSERT_TRUE(destroy);
+  ::usleep(500'000);
+  EXPECT_EQ(host.run(host.install()).exit_code, 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(*destroy, &status, 0), *destroy);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(process_of("dstack-vmm"), 0);
+  EXPECT_EQ(host.take_away(), "");
 }
 
 TEST_F(InstallConverge, ASecondOneIsRefusedWhileOneWorks) {

@@ -37,9 +37,9 @@ struct Found {
   std::vector<host::JournalEntry> journal;
 };
 
-Result<Found> find(const Flags& flags, cli::Progress& progress) {
+Result<Found> find(const Flags& flags, host::Layout layout, cli::Progress& progress) {
   Found out;
-  DS_TRY(out.layout, host::Layout::make(flags.prefix));
+  out.layout = std::move(layout);
   DS_TRY(out.instance, host::instance_name(flags.instance, flags.prefix));
   auto state = host::load_state(out.layout.state_file());
   if (state) {
@@ -128,6 +128,19 @@ Result<> stop_everything(const Found& found, cli::Progress& progress) {
   return {};
 }
 
+Result<std::optional<base::FileLock>> lock_if_there(const host::Layout& layout) {
+  std::error_code error;
+  std::optional<base::FileLock> lock;
+  if (std::filesystem::exists(layout.state, error)) {
+    DS_TRY(lock, base::FileLock::try_acquire(layout.install_lock()));
+    if (!lock) {
+      return base::fail(Code::locked, "another dstackup works on this installation",
+                        "wait until it has finished and try again");
+    }
+  }
+  return lock;
+}
+
 bool anything_there(const Found& found) {
   std::error_code error;
   return found.state || !found.journal.empty() || std::filesystem::exists(found.layout.state, error) ||
@@ -139,20 +152,19 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
   if (::geteuid() != 0) {
     return base::fail(Code::not_root, "dstackup destroy needs root", "run it with sudo");
   }
-  DS_TRY(const auto found, find(flags, progress));
-  DS_CHECK(host::discard_unfinished_state_directory(found.layout));
+  DS_TRY(const auto layout, host::Layout::make(flags.prefix));
+  DS_CHECK(host::discard_unfinished_state_directory(layout));
+  // First the lock, then the look: an install that ends in between has made things that are to go.
+  DS_TRY(const auto lock, lock_if_there(layout));
+  DS_TRY(const auto found, find(flags, layout, progress));
   if (!anything_there(found)) {
     streams.out << "nothing is installed " << (flags.prefix ? "below " + *flags.prefix : "here") << '\n';
     return cli::k_exit_ok;
   }
-  std::optional<base::FileLock> lock;
   std::error_code error;
-  if (std::filesystem::exists(found.layout.state, error)) {
-    DS_TRY(lock, base::FileLock::try_acquire(found.layout.install_lock()));
-    if (!lock) {
-      return base::fail(Code::locked, "another dstackup works on this installation",
-                        "wait until it has finished and try again");
-    }
+  if (!lock && std::filesystem::exists(layout.state, error)) {
+    return base::fail(Code::locked, "another dstackup began to install just now",
+                      "wait until it has finished and try again");
   }
   DS_CHECK(stop_everything(found, progress));
   DS_CHECK(host::remove_run_time(found.layout));

@@ -1,7 +1,13 @@
 #include "host/layout.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 
+#include <atomic>
+#include <thread>
+
+#include "base/fd.h"
 #include "host/journal.h"
 #include "unit/temp_dir.h"
 
@@ -74,6 +80,42 @@ TEST(Layout, StateDirectoryComesWithItsJournal) {
   EXPECT_FALSE(fs::exists(layout.state / "junk"));
   ASSERT_TRUE(ensure_state_directory(layout));
   EXPECT_EQ(Journal::read(layout.journal())->size(), 5U);
+}
+
+TEST(Layout, AStagingDirectoryThatIsBeingMadeIsNotDiscarded) {
+  const test::TempDir dir;
+  const auto layout = *Layout::make((dir / "a").string());
+  const auto staging = dir / ".a.dstackup-new";
+  fs::create_directories(staging / "junk");
+  {
+    // As the install that makes it.
+    const base::Fd other(::open(staging.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    ASSERT_EQ(::flock(other.get(), LOCK_EX), 0);
+    ASSERT_TRUE(discard_unfinished_state_directory(layout));
+    EXPECT_TRUE(fs::exists(staging / "junk"));
+  }
+  ASSERT_TRUE(discard_unfinished_state_directory(layout));
+  EXPECT_FALSE(fs::exists(staging));
+  ASSERT_TRUE(discard_unfinished_state_directory(layout));
+}
+
+TEST(Layout, ManyMakeTheStateDirectoryAtOnce) {
+  for (int round = 0; round < 20; ++round) {
+    const test::TempDir dir;
+    const auto layout = *Layout::make((dir / "a/b").string());
+    std::vector<std::jthread> makers;
+    std::atomic<int> made = 0;
+    for (int i = 0; i < 4; ++i) {
+      makers.emplace_back([&, i] {
+        made += (i % 2 == 0 ? ensure_state_directory(layout) : discard_unfinished_state_directory(layout))
+                    .has_value();
+      });
+    }
+    makers.clear();
+    EXPECT_EQ(made, 4);
+    EXPECT_EQ(Journal::read(layout.journal())->size(), 5U);
+    EXPECT_FALSE(fs::exists(dir / ".a.dstackup-new"));
+  }
 }
 
 TEST(Layout, ExistingDirectoriesAreNotOurs) {
