@@ -59,14 +59,12 @@ Result<KeyProviderPlan> existing(const std::string& text) {
   return out;
 }
 
-Result<> run_docker(const std::string& docker, std::vector<std::string> arguments,
+std::string docker_program(const std::string& given) {
+  return base::find_tool(given.empty() ? "docker" : given).value_or("");
+}
+
+Result<> run_docker(const std::string& program, std::vector<std::string> arguments,
                     std::vector<std::string> environment) {
-  const auto program = docker.empty() ? base::find_tool("docker").value_or("") : docker;
-  if (program.empty()) {
-    return fail(Code::key_provider, "docker is not installed, so the SGX key provider cannot be managed",
-                "install docker with its compose plugin, or name a provider that runs with "
-                "--use-existing-key-provider");
-  }
   base::Command command;
   command.argv = {program, "compose"};
   command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
@@ -117,12 +115,23 @@ Result<KeyProviderPlan> plan_key_provider(PlatformKind platform, const KeyProvid
 }
 
 Result<> start_key_provider(const KeyProviderPlan& plan, const std::string& docker) {
-  return run_docker(docker, {"-p", plan.project, "-f", plan.compose_file.string(), "up", "-d"},
+  const auto program = docker_program(docker);
+  if (program.empty()) {
+    return fail(Code::key_provider, "docker is not installed, so the SGX key provider cannot be managed",
+                "install docker with its compose plugin, or name a provider that runs with "
+                "--use-existing-key-provider");
+  }
+  return run_docker(program, {"-p", plan.project, "-f", plan.compose_file.string(), "up", "-d"},
                     {base::format("KEY_PROVIDER_PORT={}", plan.port)});
 }
 
-Result<> stop_key_provider(const std::string& project, const std::string& docker) {
-  return run_docker(docker, {"-p", project, "down"}, {});
+Result<bool> stop_key_provider(const std::string& project, const std::string& docker) {
+  const auto program = docker_program(docker);
+  if (program.empty()) {
+    return false;
+  }
+  DS_CHECK(run_docker(program, {"-p", project, "down"}, {}));
+  return true;
 }
 
 }  // namespace dstack::host

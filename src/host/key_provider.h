@@ -42,6 +42,7 @@ std::string key_provider_project(std::uint16_t port);
 // `docker compose up -d`, and `down` for a project that may be gone already. Code::key_provider with what
 // docker says. `docker` is found among the tools unless it is given.
 base::Result<> start_key_provider(const KeyProviderPlan& plan, const std::string& docker = {});
-base::Result<> stop_key_provider(const std::string& project, const std::string& docker = {});
+// False when docker is not installed, so that there is nothing to stop.
+base::Result<bool> stop_key_provider(const std::string& project, const std::string& docker = {});
 
 }  // namespace dstack::host

@@ -313,6 +313,22 @@ TEST_F(InstallConverge, DestroyLooksAgainAfterItHasTheLock) {
   EXPECT_EQ(host.take_away(), "");
 }
 
+TEST_F(InstallConverge, AKeyProviderThatNeverStartedIsDestroyedWithoutDocker) {
+  if (base::find_tool("docker")) {
+    GTEST_SKIP() << "docker is installed";
+  }
+  ASSERT_EQ(host.go_on(), "");
+  {
+    auto journal = host::Journal::open(host.layout().journal());
+    ASSERT_TRUE(journal);
+    ASSERT_TRUE(journal->record({host::JournalEntry::Kind::compose, "dstack-kp-3443", "SGX key provider"}));
+  }
+  const auto destroyed = host.run(host.destroy());
+  EXPECT_EQ(destroyed.exit_code, 0) << destroyed.err;
+  EXPECT_THAT(destroyed.err, HasSubstr("docker is not installed"));
+  EXPECT_EQ(host.take_away(), "");
+}
+
 TEST_F(InstallConverge, ASecondOneIsRefusedWhileOneWorks) {
   ASSERT_EQ(host.go_on(), "");
   const auto lock = base::FileLock::acquire(host.layout().install_lock());

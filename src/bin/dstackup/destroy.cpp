@@ -116,8 +116,12 @@ Result<> stop_everything(const Found& found, cli::Progress& progress) {
   }
   DS_CHECK(services->shut_down());
   for (const auto& project : compose_projects(found)) {
-    DS_CHECK(host::stop_key_provider(project));
-    progress.ok("stopped " + project);
+    DS_TRY(const bool stopped, host::stop_key_provider(project));
+    if (stopped) {
+      progress.ok("stopped " + project);
+    } else {
+      progress.warn("docker is not installed: if containers of " + project + " run, they go on");
+    }
   }
   for (const auto& entry : found.journal) {
     // Only units of ours are ever journaled there; a crash may have left one that the manager does not know.

@@ -93,7 +93,7 @@ TEST_F(KeyProvider, DockerComposeIsCalledAsSpecified) {
   const auto plan = plan_key_provider(PlatformKind::tdx, {.port = 4000}, layout);
   ASSERT_TRUE(plan);
   ASSERT_TRUE(start_key_provider(*plan, docker));
-  ASSERT_TRUE(stop_key_provider(plan->project, docker));
+  EXPECT_TRUE(stop_key_provider(plan->project, docker).value());
   EXPECT_EQ(base::read_file(log), "4000|compose -p dstack-kp-4000 -f " + plan->compose_file.string() +
                                       " up -d\n|compose -p dstack-kp-4000 down\n");
 }
@@ -104,6 +104,20 @@ TEST_F(KeyProvider, WhatDockerSaysIsTheCause) {
   ASSERT_FALSE(started);
   EXPECT_EQ(started.error().code, Code::key_provider);
   EXPECT_THAT(started.error().cause, HasSubstr("no such image aesmd"));
+}
+
+TEST_F(KeyProvider, WithoutDockerThereIsNothingToStop) {
+  const auto none = (directory / "no-docker").string();
+  const auto plan = plan_key_provider(PlatformKind::tdx, {}, layout);
+  ASSERT_TRUE(plan);
+  const auto started = start_key_provider(*plan, none);
+  ASSERT_FALSE(started);
+  EXPECT_THAT(started.error().message, HasSubstr("docker is not installed"));
+  const auto stopped = stop_key_provider(plan->project, none);
+  ASSERT_TRUE(stopped) << stopped.error().what();
+  EXPECT_FALSE(*stopped);
+  // One that fails is another thing: its containers may run.
+  EXPECT_FALSE(stop_key_provider(plan->project, fake_docker("exit 1\n")));
 }
 
 }  // namespace
