@@ -82,9 +82,11 @@ std::uint16_t app_port(const Lab& lab) {
   return static_cast<std::uint16_t>(port);
 }
 
+// The containers' start is done when nginx's process exists; on a busy machine it answers much later.
 void expect_the_page(const Lab& lab) {
   HttpAnswer page;
-  for (int i = 0; i < 20 && page.status != 200; ++i) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(90);
+  while (page.status != 200 && std::chrono::steady_clock::now() < deadline) {
     page = get(app_port(lab));
     std::this_thread::sleep_for(std::chrono::milliseconds(250));
   }
