@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdio>
+
 #include "root.h"
 
 namespace dstack::init {
@@ -20,7 +22,9 @@ void insert_late_modules() {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  (void)insert_modules(k_modules, /*all_needed=*/false);
+  if (const auto inserted = insert_modules(k_modules, /*all_needed=*/false); !inserted) {
+    std::fprintf(stderr, "dstack-init: %s\n", inserted.error().what().c_str());
+  }
   ::_exit(0);
 }
 
