@@ -29,7 +29,6 @@ namespace dstack::dstackup {
 namespace fs = std::filesystem;
 
 using base::Code;
-using base::Error;
 using base::Result;
 using Json = nlohmann::ordered_json;
 
