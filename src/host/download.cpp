@@ -164,7 +164,9 @@ class Attempt {
   std::unexpected<Error> give_up(Error error) {
     if (m_done == 0) {
       m_fd.reset();
-      (void)discard_download(m_what.directory, m_what.name);
+      if (const auto discarded = discard_download(m_what.directory, m_what.name); !discarded) {
+        say(discarded.error().what());
+      }
       return base::fail(std::move(error), "cannot download " + m_what.name);
     }
     if (error.fix.empty() || may_retry(error)) {

@@ -29,7 +29,11 @@ void tell(const std::function<void(std::string_view)>& to, const std::string& li
 class Staging {
  public:
   explicit Staging(fs::path path) : m_path(std::move(path)) {}
-  ~Staging() { (void)base::remove_tree(m_path); }
+  ~Staging() {
+    if (const auto removed = base::remove_tree(m_path); !removed) {
+      base::log_warn(removed.error().what());
+    }
+  }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
