@@ -48,6 +48,15 @@ host::Probe host_probe(host::ServiceManager& services) {
   return probe;
 }
 
+base::Result<base::FileLock> take_lock(const host::Layout& layout) {
+  DS_TRY(auto lock, base::FileLock::try_acquire(layout.install_lock()));
+  if (!lock) {
+    return base::fail(base::Code::locked, "another dstackup works on this installation",
+                      "wait until it has finished and try again");
+  }
+  return std::move(*lock);
+}
+
 int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb) {
   const auto code = verb();
   return code ? *code : cli::print_error(streams, code.error(), json);

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "base/fs.h"
 #include "base/result.h"
 #include "cli/command.h"
 #include "cli/streams.h"
@@ -29,6 +30,9 @@ base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::La
 base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state);
 // The machine as doctor's checks see it. `services` must outlive it.
 host::Probe host_probe(host::ServiceManager& services);
+
+// Keeps other dstackups away from the installation. Code::locked when one is at work.
+base::Result<base::FileLock> take_lock(const host::Layout& layout);
 
 // Runs a verb's function: an error is printed (as JSON with `json`) and becomes the exit code.
 int report(const cli::Streams& streams, bool json, const std::function<base::Result<int>()>& verb);

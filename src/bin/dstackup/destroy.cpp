@@ -136,11 +136,7 @@ Result<std::optional<base::FileLock>> lock_if_there(const host::Layout& layout) 
   std::error_code error;
   std::optional<base::FileLock> lock;
   if (std::filesystem::exists(layout.state, error)) {
-    DS_TRY(lock, base::FileLock::try_acquire(layout.install_lock()));
-    if (!lock) {
-      return base::fail(Code::locked, "another dstackup works on this installation",
-                        "wait until it has finished and try again");
-    }
+    DS_TRY(lock, take_lock(layout));
   }
   return lock;
 }

@@ -100,15 +100,6 @@ Result<Planned> preflight(const Flags& flags, const host::InstallOptions& option
   return Planned{std::move(facts), std::move(plan), std::move(look.checks)};
 }
 
-Result<base::FileLock> take_lock(const host::Layout& layout) {
-  DS_TRY(auto lock, base::FileLock::try_acquire(layout.install_lock()));
-  if (!lock) {
-    return base::fail(Code::locked, "another dstackup works on this installation",
-                      "wait until it has finished and try again");
-  }
-  return std::move(*lock);
-}
-
 std::string result_as_json(const host::InstallPlan& plan, bool changed, double seconds) {
   nlohmann::ordered_json json;
   json["changed"] = changed;

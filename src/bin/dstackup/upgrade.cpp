@@ -59,15 +59,6 @@ Result<Installation> open_installation(const Flags& flags) {
   return Installation{std::move(layout), std::move(state), std::move(store)};
 }
 
-Result<base::FileLock> take_lock(const host::Layout& layout) {
-  DS_TRY(auto lock, base::FileLock::try_acquire(layout.install_lock()));
-  if (!lock) {
-    return base::fail(Code::locked, "another dstackup works on this installation",
-                      "wait until it has finished and try again");
-  }
-  return std::move(*lock);
-}
-
 Result<> need_root(std::string_view verb) {
   if (::geteuid() == 0) {
     return {};
