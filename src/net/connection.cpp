@@ -1,5 +1,6 @@
 #include "net/connection.h"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <boost/asio/post.hpp>
@@ -14,8 +15,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-using ErrorCode = boost::system::error_code;
-using Wait = boost::asio::posix::descriptor_base;
 
 // Requests of one connection answered in a row before the others get their turn.
 constexpr int k_turn = 16;
@@ -26,7 +25,7 @@ constexpr std::size_t k_max_ahead = 256 * 1024;
 
 Connection::Connection(ServerCore& core, base::Fd fd, Peer peer, const TlsContext* tls)
     : m_core(core),
-      m_socket(core.io, fd.release()),
+      m_socket(std::move(fd)),
       m_peer(std::move(peer)),
       m_parser({core.options.max_header, core.options.max_body}) {
   if (tls != nullptr) {
@@ -36,7 +35,19 @@ Connection::Connection(ServerCore& core, base::Fd fd, Peer peer, const TlsContex
 
 Connection::~Connection() = default;
 
+bool Connection::watch() {
+  if (const auto added = m_core.ready.add(m_socket.get(), *this); !added) {
+    base::log_warn(added.error().what());
+    close();
+    return false;
+  }
+  return true;
+}
+
 void Connection::start() {
+  if (!watch()) {
+    return;
+  }
   m_phase = m_tls ? Phase::handshake : Phase::idle;
   set_deadline(m_core.options.header_timeout);
   wait_readable();
@@ -46,11 +57,19 @@ void Connection::refuse() {
   if (m_tls) {
     return close();
   }
+  if (!watch()) {
+    return;
+  }
   respond_error(503, "too many connections");
 }
 
 void Connection::set_deadline(milliseconds from_now) {
-  m_deadline = steady_clock::now() + from_now;
+  // Deadlines are looked at a few times a second, so the clock that costs a fifth is good enough.
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  m_deadline =
+      steady_clock::time_point(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec)) +
+      from_now;
 }
 
 void Connection::check_deadline(steady_clock::time_point now) {
@@ -103,44 +122,64 @@ void Connection::close() {
     m_pump->cancel();
     m_pump.reset();
   }
-  ErrorCode ignored;
-  m_socket.close(ignored);
+  const auto self = shared_from_this();
+  m_core.ready.remove(m_socket.get(), self);
+  m_socket.reset();
   if (m_counted_as_lingering) {
     --m_core.lingering;
   }
-  const auto self = shared_from_this();
   m_core.connections.erase(position);
   m_core.on_connection_gone();
 }
 
 // Reading.
 
+void Connection::on_ready(std::uint32_t events) {
+  constexpr std::uint32_t k_ended = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+  m_hung_up = m_hung_up || (events & k_ended) != 0;
+  m_readable = m_readable || (events & (EPOLLIN | k_ended)) != 0;
+  if (m_writing && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) {
+    m_writing = false;
+    flush();
+    if (!m_writing && m_phase != Phase::closed) {
+      on_written();
+    }
+  }
+  read_if_ready();
+}
+
+void Connection::read_if_ready() {
+  if (m_reading && m_readable && m_phase != Phase::closed) {
+    m_reading = false;
+    on_readable();
+  }
+}
+
 void Connection::wait_readable() {
   if (m_reading || m_end_of_input || m_phase == Phase::closed) {
     return;
   }
   m_reading = true;
-  m_socket.async_wait(Wait::wait_read, [self = shared_from_this()](ErrorCode ec) {
-    self->m_reading = false;
-    if (self->m_phase == Phase::closed) {
-      return;
-    }
-    if (ec) {
-      self->close();
-    } else {
-      self->on_readable();
-    }
-  });
+  if (m_readable) {
+    // Not at once: the other connections get their turn.
+    boost::asio::post(m_core.io, [self = shared_from_this()] { self->read_if_ready(); });
+  }
 }
 
 void Connection::on_readable() {
-  const ssize_t count = ::recv(m_socket.native_handle(), m_core.buffer, sizeof m_core.buffer, 0);
+  const ssize_t count = ::recv(m_socket.get(), m_core.buffer, sizeof m_core.buffer, 0);
   if (count < 0) {
-    if (errno == EAGAIN || errno == EINTR) {
+    if (errno == EINTR) {
+      return wait_readable();
+    }
+    if (errno == EAGAIN) {
+      m_readable = false;
       return wait_readable();
     }
     return close();
   }
+  // What was less than asked for was all.
+  m_readable = m_hung_up || count == sizeof m_core.buffer;
   if (count == 0) {
     return on_end_of_input();
   }

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <chrono>
 #include <ctime>
 #include <functional>
@@ -17,6 +16,7 @@
 
 #include "base/fd.h"
 #include "net/message.h"
+#include "net/ready_set.h"
 #include "net/server.h"
 #include "net/tls.h"
 
@@ -28,6 +28,7 @@ class StreamPump;
 // What connections share. Everything but `handler` and `run_job` belongs to the I/O thread.
 struct ServerCore {
   boost::asio::io_context io{1};
+  ReadySet ready{io};  // the connections' sockets
   Handler handler;
   ServerOptions options;
   // Runs a job on a worker. Unset: handlers run on the I/O thread.
@@ -47,12 +48,13 @@ struct ServerCore {
   std::string m_date;
 };
 
-class Connection : public std::enable_shared_from_this<Connection> {
+class Connection final : public ReadyHandler, public std::enable_shared_from_this<Connection> {
  public:
   Connection(ServerCore& core, base::Fd fd, Peer peer, const TlsContext* tls);
   ~Connection();
 
   void start();
+  void on_ready(std::uint32_t events) override;
   // Answers 503 and ends; for connections over the limit.
   void refuse();
   // Called regularly: ends what has waited for too long.
@@ -73,7 +75,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return m_phase == Phase::idle || m_phase == Phase::header || m_phase == Phase::body;
   }
   void set_deadline(std::chrono::milliseconds from_now);
+  bool watch();
   void wait_readable();
+  void read_if_ready();
   void on_readable();
   void on_end_of_input();
   void take_input(std::string_view plain);
@@ -91,14 +95,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void linger();
 
   ServerCore& m_core;
-  boost::asio::posix::stream_descriptor m_socket;
+  base::Fd m_socket;
   Peer m_peer;
   std::unique_ptr<TlsSession> m_tls;
   RequestParser m_parser;
   Phase m_phase = Phase::idle;
   bool m_counted_as_lingering = false;
-  bool m_reading = false;       // an async wait is pending
-  bool m_writing = false;       // likewise
+  bool m_reading = false;       // waits until it can read
+  bool m_writing = false;       // likewise to write
+  bool m_readable = false;      // there may be something to read, of which no event will tell again
+  bool m_hung_up = false;       // there will be no event at all any more
   bool m_end_of_input = false;  // the peer has sent FIN
   bool m_resume_posted = false;
   bool m_keep_alive = true;  // of the request in hand

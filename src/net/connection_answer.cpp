@@ -14,8 +14,6 @@ namespace dstack::net {
 namespace {
 
 using std::chrono::milliseconds;
-using ErrorCode = boost::system::error_code;
-using Wait = boost::asio::posix::descriptor_base;
 
 // How long to wait for the peer to take the last bytes and close: closing at once could reset the connection
 // under a reply that is still on its way.
@@ -79,11 +77,13 @@ void Connection::respond(Response response) {
   options.keep_alive = m_keep_alive;
   options.app_version = m_core.options.server_header;
   options.date = m_core.date();
-  std::string out = write_head(response, options);
+  std::string sealed;
+  std::string& out = m_tls ? sealed : m_output;
+  append_head(out, response, options);
   if (!m_head_only && response.status != 204 && response.status != 304) {
     out += response.body;
   }
-  write(out);
+  m_tls ? write(sealed) : flush();
   finish_exchange();
 }
 
@@ -122,7 +122,9 @@ void Connection::start_stream(Response response) {
     base::log_error(base::format("cannot start a thread for a response stream: {}", error.what()));
     return close();
   }
-  write(write_head(response, options));
+  std::string head;
+  append_head(head, response, options);
+  write(head);
   // Notices a client that goes away.
   wait_readable();
   if (m_phase == Phase::streaming && m_output_sent >= m_output.size()) {
@@ -203,7 +205,7 @@ void Connection::linger() {
   if (m_end_of_input) {
     return close();
   }
-  ::shutdown(m_socket.native_handle(), SHUT_WR);
+  ::shutdown(m_socket.get(), SHUT_WR);
   if (!m_counted_as_lingering) {
     m_counted_as_lingering = true;
     ++m_core.lingering;
@@ -233,7 +235,7 @@ void Connection::flush() {
     return;
   }
   while (m_output_sent < m_output.size()) {
-    const ssize_t count = ::send(m_socket.native_handle(), m_output.data() + m_output_sent,
+    const ssize_t count = ::send(m_socket.get(), m_output.data() + m_output_sent,
                                  m_output.size() - m_output_sent, MSG_NOSIGNAL);
     if (count > 0) {
       m_output_sent += static_cast<std::size_t>(count);
@@ -247,19 +249,10 @@ void Connection::flush() {
     }
     m_writing = true;
     set_deadline(m_core.options.body_timeout);
-    m_socket.async_wait(Wait::wait_write, [self = shared_from_this()](ErrorCode ec) {
-      self->m_writing = false;
-      if (self->m_phase == Phase::closed) {
-        return;
-      }
-      if (ec) {
-        return self->close();
-      }
-      self->flush();
-      if (!self->m_writing) {
-        self->on_written();
-      }
-    });
+    if (const auto added = m_core.ready.add_writing(m_socket.get(), *this); !added) {
+      base::log_warn(added.error().what());
+      close();
+    }
     return;
   }
   m_output.clear();

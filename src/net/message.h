@@ -88,7 +88,7 @@ struct WriteResponse {
 };
 // Status line and headers up to the empty line. The server's own headers (Content-Length, Connection, ...)
 // win.
-std::string write_head(const Response& response, const WriteResponse& options);
+void append_head(std::string& out, const Response& response, const WriteResponse& options);
 
 // Request line and headers; Code::invalid_argument for a method, header or target that cannot be written.
 base::Result<std::string> write_request_head(const Request& request, const Endpoint& endpoint);

@@ -43,9 +43,7 @@ void append_line(std::string& out, std::string_view name, std::string_view value
 
 }  // namespace
 
-std::string write_head(const Response& response, const WriteResponse& options) {
-  std::string out;
-  out.reserve(256);
+void append_head(std::string& out, const Response& response, const WriteResponse& options) {
   out += "HTTP/1.1 ";
   out += std::to_string(response.status);
   out += ' ';
@@ -60,16 +58,15 @@ std::string write_head(const Response& response, const WriteResponse& options) {
     append_line(out, "X-App-Version", options.app_version);
   }
   if (!options.date.empty()) {
-    append_line(out, "Date", options.date);
+    out.append("Date: ").append(options.date).append("\r\n");
   }
   if (options.chunked) {
     out += "Transfer-Encoding: chunked\r\n";
   } else if (!options.until_close && response.status / 100 != 1 && response.status != 204 &&
              response.status != 304) {
-    append_line(out, "Content-Length", std::to_string(response.body.size()));
+    out.append("Content-Length: ").append(std::to_string(response.body.size())).append("\r\n");
   }
   out += options.keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
-  return out;
 }
 
 base::Result<std::string> write_request_head(const Request& request, const Endpoint& endpoint) {

@@ -248,6 +248,7 @@ base::Result<> Server::run(std::chrono::milliseconds grace) {
       boost::asio::post(*pool, std::move(job));
     };
   }
+  core.ready.start();
   for (auto& listener : m_impl->listeners) {
     m_impl->wait_accept(listener);
   }
