@@ -16,7 +16,8 @@ using Json = nlohmann::ordered_json;
 
 // A value that is missing, blank or "0x" matches nothing, whatever the list holds.
 bool holds(const HexSet& list, const std::string& value) {
-  const std::string normal = base::normalize_hex(value);
+  std::string storage;
+  const auto normal = base::normalize_hex(value, storage);
   return !normal.empty() && list.contains(normal);
 }
 
@@ -58,7 +59,8 @@ bool image_allowed(const Allowlist& list, const BootInfo& boot) {
 }
 
 const AllowlistApp* find_app(const Allowlist& list, const std::string& app_id) {
-  const std::string id = base::normalize_hex(app_id);
+  std::string storage;
+  const auto id = base::normalize_hex(app_id, storage);
   if (id.empty()) {
     return nullptr;
   }

@@ -28,7 +28,13 @@ void family(std::string& out, std::string_view name, std::string_view type, std:
 }  // namespace
 
 void Metrics::decision(std::string_view target, bool allowed, std::string_view reason, double seconds) {
-  ++m_decisions[{std::string(target), allowed ? "allow" : "deny", std::string(reason)}];
+  const std::tuple<std::string_view, std::string_view, std::string_view> key{
+      target, allowed ? "allow" : "deny", reason};
+  auto found = m_decisions.find(key);
+  if (found == m_decisions.end()) {
+    found = m_decisions.emplace(key, 0).first;
+  }
+  ++found->second;
   m_seconds += seconds;
   ++m_count;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -25,7 +26,8 @@ class Metrics {
   std::string text(const State& state) const;
 
  private:
-  std::map<std::tuple<std::string, std::string, std::string>, std::uint64_t> m_decisions;
+  // By target, verdict and reason.
+  std::map<std::tuple<std::string, std::string, std::string>, std::uint64_t, std::less<>> m_decisions;
   std::map<int, std::uint64_t> m_refused;
   double m_seconds = 0;
   std::uint64_t m_count = 0;

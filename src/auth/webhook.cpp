@@ -120,9 +120,13 @@ net::Response Webhook::decide(const net::Request& request, bool kms) {
   const std::string_view target = kms ? "kms" : "app";
   m_metrics.decision(target, decision.allowed, counted, std::chrono::duration<double>(elapsed).count());
   m_log.write(target, *boot, decision, std::chrono::duration_cast<std::chrono::microseconds>(elapsed));
-  return net::Response::json(
-      200, base::format(R"({{"isAllowed":{},"gatewayAppId":{},"reason":{}}})", decision.allowed,
-                        quote(decision.gateway_app_id), quote(decision.reason)));
+  std::string answer =
+      decision.allowed ? R"({"isAllowed":true,"gatewayAppId":)" : R"({"isAllowed":false,"gatewayAppId":)";
+  answer += quote(decision.gateway_app_id);
+  answer += R"(,"reason":)";
+  answer += quote(decision.reason);
+  answer += '}';
+  return net::Response::json(200, std::move(answer));
 }
 
 net::Response Webhook::info() {

@@ -1,5 +1,7 @@
 #include "base/bytes.h"
 
+#include "base/find_byte.h"
+
 namespace dstack::base {
 
 namespace {
@@ -124,7 +126,7 @@ std::string_view trim(std::string_view text) {
 
 std::string normalize_hex(std::string_view text) {
   text = trim(text);
-  if (text.size() >= 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) {
+  if (text.starts_with("0x") || text.starts_with("0X")) {
     text.remove_prefix(2);
   }
   std::string out(text);
@@ -134,6 +136,15 @@ std::string normalize_hex(std::string_view text) {
     }
   }
   return out;
+}
+
+std::string_view normalize_hex(std::string_view text, std::string& storage) {
+  const auto changes = [](auto c) { return c <= ' ' || (c >= 'A' && c <= 'Z'); };
+  if (!text.starts_with("0x") && find_byte(text, 0, changes) == text.size()) {
+    return text;
+  }
+  storage = normalize_hex(text);
+  return storage;
 }
 
 }  // namespace dstack::base

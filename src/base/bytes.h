@@ -53,6 +53,8 @@ bool equal_constant_time(ByteView a, ByteView b);
 // Hex normalisation shared by the client and the webhook (spec/host.md section 2.9): trim, drop one 0x or 0X,
 // lower-case. Does not check that the rest is hex.
 std::string normalize_hex(std::string_view text);
+// The same without a copy when `text` is in that form already; else the result is in `storage`.
+std::string_view normalize_hex(std::string_view text, std::string& storage);
 
 std::string_view trim(std::string_view text);
 

@@ -134,6 +134,9 @@ void Headers::set(std::string_view name, std::string_view value) {
 }
 
 void Headers::add(std::string_view name, std::string_view value) {
+  if (m_entries.empty()) {
+    m_entries.reserve(8);
+  }
   m_entries.emplace_back(name, value);
 }
 

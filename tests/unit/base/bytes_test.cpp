@@ -21,6 +21,19 @@ TEST(Hex, NormalisationTrimsDropsOnePrefixAndLowers) {
   EXPECT_EQ(normalize_hex("nothex"), "nothex");
 }
 
+TEST(NormalizeHex, WithoutACopyItSaysTheSame) {
+  const std::string plain = "00112233445566778899aabbccddeeff";
+  std::string storage;
+  EXPECT_EQ(normalize_hex(plain, storage).data(), plain.data());
+  for (const auto* around : {"", "0x", "0X", " ", "\t0x0x", "F", "\xc3"}) {
+    for (const auto& text : {around + plain, plain + around, plain.substr(0, 17) + around + plain}) {
+      EXPECT_EQ(normalize_hex(text, storage), normalize_hex(text)) << text;
+    }
+  }
+  EXPECT_EQ(normalize_hex("", storage), "");
+  EXPECT_EQ(normalize_hex("0x", storage), "");
+}
+
 TEST(Base64, MatchesRfc4648Vectors) {
   const std::pair<const char*, const char*> vectors[] = {{"", ""},
                                                          {"f", "Zg=="},
