@@ -1,11 +1,7 @@
 // The writer of the allow-list under SIGKILL before its system calls, failing system calls, power cuts and
 // competition. With DSTACK_FULL_SWEEP set (./dev bench crash) every system call is taken, else those that
 // matter.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,38 +12,23 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <map>
 #include <set>
 #include <sstream>
 
 #include "app/allowlist.h"
-#include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "base/process.h"
+#include "integration/loop_disk.h"
+#include "integration/strace_points.h"
 #include "unit/temp_dir.h"
 
 namespace fs = std::filesystem;
 using namespace dstack;
+using test::full_sweep;
+using test::SystemCall;
 
 namespace {
-
-bool full_sweep() {
-  return std::getenv("DSTACK_FULL_SWEEP") != nullptr;
-}
-
-// One system call of a run: strace counts occurrences for each name apart.
-struct Point {
-  std::string name;
-  int ordinal = 0;
-  std::string line;
-};
-
-struct Outcome {
-  int exit_code = 0;
-  bool injected = false;
-  std::string err;
-};
 
 std::string contents(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -102,41 +83,25 @@ class Lab {
   }
 
   // A clean run: its system calls, and what it leaves.
-  std::vector<Point> record() {
+  std::vector<SystemCall> record() {
     reset();
-    const fs::path trace = trace_file();
-    std::vector<std::string> argv{"strace", "-qq", "-o", trace.string()};
-    std::ranges::copy(tool(), std::back_inserter(argv));
-    const auto output = run(argv);
+    base::Output output;
+    auto calls = test::trace_calls(tool(), output);
     EXPECT_EQ(output.exit_code, 0) << output.err;
     m_after = contents(m_file);
     EXPECT_NE(m_after, m_before);
-    std::vector<Point> points;
-    std::map<std::string, int> count;
-    bool reached = full_sweep();
-    std::istringstream lines(contents(trace));
-    for (std::string line; std::getline(lines, line);) {
-      const auto name = line.substr(0, line.find('('));
-      const int ordinal = ++count[name];
+    if (!full_sweep()) {
       // Before its first look at the file the program is only being loaded.
-      reached = reached || (name != "execve" && line.find(m_file.string()) != std::string::npos);
-      if (reached && name != "execve" && name != "exit_group" && line.find('(') != std::string::npos) {
-        points.push_back({name, ordinal, line.substr(0, 160)});
-      }
+      const auto first = std::ranges::find_if(calls, [&](const SystemCall& call) {
+        return call.line.find(m_file.string()) != std::string::npos;
+      });
+      calls.erase(calls.begin(), first);
     }
-    return points;
+    return calls;
   }
 
-  Outcome inject(const Point& point, const std::string& what) const {
-    const fs::path trace = trace_file();
-    std::vector<std::string> argv{
-        "strace", "-qq",
-        "-o",     trace.string(),
-        "-e",     "trace=" + point.name,
-        "-e",     base::format("inject={}:{}:when={}", point.name, what, point.ordinal)};
-    std::ranges::copy(tool(), std::back_inserter(argv));
-    const auto output = run(argv);
-    return {output.exit_code, contents(trace).find("(INJECTED)") != std::string::npos, output.err};
+  test::Injected inject(const SystemCall& call, const std::string& what) const {
+    return test::run_with_fault(tool(), call, what);
   }
 
   // What is wrong with what lies there now; empty when it is the old or the new file.
@@ -154,22 +119,12 @@ class Lab {
   bool is_new() const { return contents(m_file) == m_after; }
 
  private:
-  fs::path trace_file() const { return m_directory / "trace"; }
-
   fs::path m_directory;
   fs::path m_file;
   bool m_in_place;
   std::string m_before = old_list();
   std::string m_after;
 };
-
-bool has_strace() {
-  if (!base::find_tool("strace")) {
-    return false;
-  }
-  const auto probe = base::run({.argv = {"strace", "-qq", "-o", "/dev/null", "/bin/true"}});
-  return probe && probe->exit_code == 0;
-}
 
 struct Sweep {
   int points = 0;
@@ -179,11 +134,11 @@ struct Sweep {
 
 Sweep kill_everywhere(Lab& lab) {
   Sweep sweep;
-  for (const Point& point : lab.record()) {
+  for (const SystemCall& point : lab.record()) {
     ++sweep.points;
     lab.reset();
     const auto outcome = lab.inject(point, "signal=KILL");
-    sweep.hit += outcome.exit_code == 128 + SIGKILL ? 1 : 0;
+    sweep.hit += outcome.output.exit_code == 128 + SIGKILL ? 1 : 0;
     const auto where = base::format("{} #{} ({})", point.name, point.ordinal, point.line);
     if (const auto damage = lab.damage(); !damage.empty()) {
       sweep.findings.push_back("killed before " + where + ": " + damage);
@@ -197,13 +152,8 @@ Sweep kill_everywhere(Lab& lab) {
 
 }  // namespace
 
-#define NEEDS_STRACE()                                               \
-  if (!has_strace()) {                                               \
-    GTEST_SKIP() << "strace is not installed or may not trace here"; \
-  }
-
 TEST(AllowlistCrash, KilledBeforeAnySystemCallLeavesOldOrNew) {
-  NEEDS_STRACE();
+  DSTACK_NEEDS_STRACE();
   const test::TempDir directory;
   Lab lab(directory.path());
   const auto sweep = kill_everywhere(lab);
@@ -216,7 +166,7 @@ TEST(AllowlistCrash, KilledBeforeAnySystemCallLeavesOldOrNew) {
 }
 
 TEST(AllowlistCrash, TheSweepFindsAWriterInPlace) {
-  NEEDS_STRACE();
+  DSTACK_NEEDS_STRACE();
   const test::TempDir directory;
   Lab lab(directory.path(), /*in_place=*/true);
   EXPECT_FALSE(kill_everywhere(lab).findings.empty());
@@ -225,7 +175,7 @@ TEST(AllowlistCrash, TheSweepFindsAWriterInPlace) {
 class FailingCall : public testing::TestWithParam<const char*> {};
 
 TEST_P(FailingCall, IsReportedAndLeavesOldOrNew) {
-  NEEDS_STRACE();
+  DSTACK_NEEDS_STRACE();
   const std::string error = GetParam();
   const test::TempDir directory;
   Lab lab(directory.path());
@@ -234,7 +184,7 @@ TEST_P(FailingCall, IsReportedAndLeavesOldOrNew) {
   const std::set<std::string> calls{"openat", "open",  "newfstatat", "fstat",  "stat",   "lstat", "read",
                                     "write",  "fsync", "fchmod",     "fchown", "rename", "flock"};
   int tried = 0;
-  for (const Point& point : points) {
+  for (const SystemCall& point : points) {
     // Only what names or touches the list: in the full sweep the loader's calls are among the points.
     if (!calls.contains(point.name)) {
       continue;
@@ -243,19 +193,20 @@ TEST_P(FailingCall, IsReportedAndLeavesOldOrNew) {
     lab.reset();
     const auto outcome = lab.inject(point, "error=" + error);
     const auto where = base::format("{} #{} ({})", point.name, point.ordinal, point.line);
-    EXPECT_TRUE(outcome.injected) << where;
+    EXPECT_TRUE(outcome.hit) << where;
     EXPECT_EQ(lab.damage(), "") << where;
-    if (outcome.exit_code == 0) {
+    if (outcome.output.exit_code == 0) {
       EXPECT_TRUE(lab.is_new()) << "success was reported, but nothing was written: " << where;
     } else if (!full_sweep()) {
-      EXPECT_NE(outcome.err.find("allow.json"), std::string::npos) << where << "\n" << outcome.err;
-      EXPECT_NE(outcome.err.find(std::strerror(error == "ENOSPC"  ? ENOSPC
-                                               : error == "EIO"   ? EIO
-                                               : error == "EINTR" ? EINTR
-                                                                  : EROFS)),
+      EXPECT_NE(outcome.output.err.find("allow.json"), std::string::npos) << where << "\n"
+                                                                          << outcome.output.err;
+      EXPECT_NE(outcome.output.err.find(std::strerror(error == "ENOSPC"  ? ENOSPC
+                                                      : error == "EIO"   ? EIO
+                                                      : error == "EINTR" ? EINTR
+                                                                         : EROFS)),
                 std::string::npos)
           << where << "\n"
-          << outcome.err;
+          << outcome.output.err;
     }
     EXPECT_EQ(run(lab.tool()).exit_code, 0) << "no recovery after " << where;
     EXPECT_TRUE(lab.is_new()) << where;
@@ -271,114 +222,61 @@ INSTANTIATE_TEST_SUITE_P(Errors, FailingCall, testing::Values("ENOSPC", "EIO", "
 
 namespace {
 
-// An ext4 file system in a file, mounted where only this process sees it.
-class LoopDisk {
- public:
-  // Empty, or why this machine cannot.
-  std::string set_up() {
-    if (::geteuid() != 0) {
-      return "mounting needs root";
+class AllowlistPowerCut : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    DSTACK_NEEDS_STRACE();
+    if (const auto problem = test::own_mounts(); !problem.empty()) {
+      GTEST_SKIP() << problem;
     }
-    if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-      return base::format("no mount namespace of its own: {}", std::strerror(errno));
-    }
-    fs::create_directory(mount_point());
-    std::ofstream(image()).close();
-    fs::resize_file(image(), 16 << 20);
-    const auto made = base::run_checked({.argv = {"mkfs.ext4", "-q", "-F", image().string()}});
-    if (!made) {
-      return made.error().what();
-    }
-    return mount();
-  }
-  ~LoopDisk() {
-    if (m_mounted) {
-      ::umount(mount_point().c_str());
-    }
-  }
-  LoopDisk() = default;
-  LoopDisk(const LoopDisk&) = delete;
-  LoopDisk& operator=(const LoopDisk&) = delete;
-
-  fs::path mount_point() const { return m_directory.path() / "mnt"; }
-
-  // Everything that is not on the disk is gone; the journal is replayed as after power came back.
-  void cut_power() {
-    constexpr unsigned long k_shutdown = _IOR('X', 125, std::uint32_t);
-    std::uint32_t no_log_flush = 2;
-    {
-      const base::Fd fd(::open(mount_point().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-      ASSERT_EQ(::ioctl(fd.get(), k_shutdown, &no_log_flush), 0) << std::strerror(errno);
-    }
-    ASSERT_EQ(::umount(mount_point().c_str()), 0) << std::strerror(errno);
-    m_mounted = false;
-    ASSERT_EQ(mount(), "");
+    DSTACK_NEEDS_LOOP_DISK(disk);
   }
 
- private:
-  fs::path image() const { return m_directory.path() / "disk"; }
-  std::string mount() {
-    // Without the heuristic that repairs programs which forget to sync.
-    const auto mounted = base::run_checked({.argv = {"mount", "-t", "ext4", "-o", "loop,noauto_da_alloc",
-                                                     image().string(), mount_point().string()}});
-    m_mounted = mounted.has_value();
-    return mounted ? std::string() : mounted.error().what();
-  }
-
-  const test::TempDir m_directory;
-  bool m_mounted = false;
+  const test::TempDir directory;
+  test::LoopDisk disk{directory.path(), GetParam()};
 };
 
 }  // namespace
 
-#define NEEDS_LOOP_DISK(disk)                                 \
-  LoopDisk disk;                                              \
-  if (const auto problem = disk.set_up(); !problem.empty()) { \
-    GTEST_SKIP() << "no loop file system here: " << problem;  \
-  }
-
-TEST(AllowlistPowerCut, WhatWasAcknowledgedIsThere) {
-  NEEDS_STRACE();
-  NEEDS_LOOP_DISK(disk);
+TEST_P(AllowlistPowerCut, WhatWasAcknowledgedIsThere) {
   Lab lab(disk.mount_point());
   lab.record();
   for (int trial = 0; trial < 5; ++trial) {
     lab.reset();
     ASSERT_EQ(run(lab.tool()).exit_code, 0);
-    disk.cut_power();
+    ASSERT_EQ(disk.cut_power(), "");
     EXPECT_TRUE(lab.is_new()) << "an acknowledged registration is lost";
     EXPECT_EQ(lab.damage(), "");
   }
 }
 
-TEST(AllowlistPowerCut, ACrashInBetweenLeavesOldOrNew) {
-  NEEDS_STRACE();
-  NEEDS_LOOP_DISK(disk);
+TEST_P(AllowlistPowerCut, ACrashInBetweenLeavesOldOrNew) {
   Lab lab(disk.mount_point());
   auto points = lab.record();
   if (!full_sweep()) {
     const std::set<std::string> calls{"write", "fsync", "rename", "fchmod", "close"};
-    std::erase_if(points, [&](const Point& point) { return !calls.contains(point.name); });
+    std::erase_if(points, [&](const SystemCall& point) { return !calls.contains(point.name); });
   }
-  for (const Point& point : points) {
+  for (const SystemCall& point : points) {
     lab.reset();
-    EXPECT_EQ(lab.inject(point, "signal=KILL").exit_code, 128 + SIGKILL) << point.line;
-    disk.cut_power();
+    EXPECT_EQ(lab.inject(point, "signal=KILL").output.exit_code, 128 + SIGKILL) << point.line;
+    ASSERT_EQ(disk.cut_power(), "");
     EXPECT_EQ(lab.damage(), "") << "killed before " << point.line;
   }
   EXPECT_GE(points.size(), 5U);
 }
 
-TEST(AllowlistPowerCut, FindsAWriterThatDoesNotSync) {
-  NEEDS_STRACE();
-  NEEDS_LOOP_DISK(disk);
+TEST_P(AllowlistPowerCut, FindsAWriterThatDoesNotSync) {
   Lab lab(disk.mount_point(), /*in_place=*/true);
   lab.record();
   lab.reset();
   ASSERT_EQ(run(lab.tool()).exit_code, 0);
-  disk.cut_power();
+  ASSERT_EQ(disk.cut_power(), "");
   EXPECT_FALSE(lab.is_new() && lab.damage().empty());
 }
+
+INSTANTIATE_TEST_SUITE_P(FileSystems, AllowlistPowerCut, testing::ValuesIn(test::k_loop_disk_types),
+                         [](const auto& type) { return std::string(type.param); });
 
 TEST(AllowlistWriters, SixteenProcessesLoseNothing) {
   // In memory where that is possible: 3,200 times two fsyncs on a disk is what `./dev bench crash` waits for.

@@ -1,10 +1,8 @@
 // install and destroy, killed before their system calls, with failing system calls and with the power cut:
 // whatever is left, another install completes it and destroy --purge takes all of it away. Real programs, the
 // built-in supervisor, no VM.
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,13 +10,12 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <thread>
 
 #include "base/bytes.h"
-#include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "integration/installed_host.h"
+#include "integration/loop_disk.h"
 
 namespace fs = std::filesystem;
 using namespace dstack;
@@ -295,79 +292,28 @@ TEST_F(InstallCrash, AFullDisk) {
 
 namespace {
 
-// An ext4 file system in a file.
-class LoopDisk {
- public:
-  // Empty, or why this machine cannot.
-  std::string set_up() {
-    std::ofstream(m_image).close();
-    fs::resize_file(m_image, 256 << 20);
-    const auto made = base::run_checked({.argv = {"mkfs.ext4", "-q", "-F", m_image.string()}});
-    return made ? mount() : made.error().what();
-  }
-  ~LoopDisk() {
-    if (m_mounted) {
-      ::umount(m_point.c_str());
+class InstallPowerCut : public InstallCrash, public testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    InstallCrash::SetUp();
+    if (!IsSkipped()) {
+      DSTACK_NEEDS_LOOP_DISK(disk);
     }
   }
-  LoopDisk() = default;
-  LoopDisk(const LoopDisk&) = delete;
-  LoopDisk& operator=(const LoopDisk&) = delete;
+  std::string cut_power() { return disk.cut_power(test::kill_everything); }
 
-  const fs::path& mount_point() const { return m_point; }
-
-  // Everything stops at once, and what is not on the disk is gone.
-  std::string cut_power() {
-    constexpr unsigned long k_shutdown = _IOR('X', 125, std::uint32_t);
-    std::uint32_t no_log_flush = 2;
-    {
-      const base::Fd fd(::open(m_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-      if (::ioctl(fd.get(), k_shutdown, &no_log_flush) != 0) {
-        return std::strerror(errno);
-      }
-    }
-    test::kill_everything();
-    // What was killed may hold it a moment longer.
-    for (int i = 0; ::umount(m_point.c_str()) != 0; ++i) {
-      if (errno != EBUSY || i == 500) {
-        return std::strerror(errno);
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    m_mounted = false;
-    return mount();
-  }
-
- private:
-  std::string mount() {
-    // Without the heuristic that repairs programs which forget to sync.
-    const auto mounted = base::run_checked(
-        {.argv = {"mount", "-t", "ext4", "-o", "loop,noauto_da_alloc", m_image.string(), m_point.string()}});
-    m_mounted = mounted.has_value();
-    return mounted ? std::string() : mounted.error().what();
-  }
-
-  fs::path m_image = "/tmp/disk";
-  fs::path m_point = "/srv";
-  bool m_mounted = false;
+  test::LoopDisk disk{"/srv", GetParam()};
 };
 
 }  // namespace
 
-#define NEEDS_LOOP_DISK(disk)                                 \
-  LoopDisk disk;                                              \
-  if (const auto problem = disk.set_up(); !problem.empty()) { \
-    GTEST_SKIP() << "no loop file system here: " << problem;  \
-  }
-
-TEST_F(InstallCrash, AnInstallationSurvivesAPowerCut) {
-  NEEDS_LOOP_DISK(disk);
+TEST_P(InstallPowerCut, AnInstallationSurvives) {
   InstalledHost powered((disk.mount_point() / "p").string(), {"--ignore-preflight-errors", "disk"});
   powered.remember_clean();
   ASSERT_EQ(powered.run(powered.install()).exit_code, 0);
   powered.register_app();
   const auto identity = powered.identity();
-  ASSERT_EQ(disk.cut_power(), "");
+  ASSERT_EQ(cut_power(), "");
   EXPECT_EQ(powered.identity(), identity) << "what install reported as done is lost";
   EXPECT_TRUE(powered.has_app());
   EXPECT_EQ(powered.go_on(), "");
@@ -375,8 +321,7 @@ TEST_F(InstallCrash, AnInstallationSurvivesAPowerCut) {
   EXPECT_EQ(powered.take_away(), "");
 }
 
-TEST_F(InstallCrash, PowerCutInTheMiddle) {
-  NEEDS_LOOP_DISK(disk);
+TEST_P(InstallPowerCut, InTheMiddle) {
   InstalledHost powered((disk.mount_point() / "p").string(), {"--ignore-preflight-errors", "disk"});
   powered.remember_clean();
   const auto install_calls = record(powered.install());
@@ -394,7 +339,7 @@ TEST_F(InstallCrash, PowerCutInTheMiddle) {
       }
       const auto argv = destroying ? powered.destroy() : powered.install();
       tally.hit += test::run_with_fault(argv, call, "signal=KILL").hit ? 1 : 0;
-      ASSERT_EQ(disk.cut_power(), "");
+      ASSERT_EQ(cut_power(), "");
       if (tally.tried++ % 2 == 0) {
         EXPECT_EQ(powered.go_on(), "");
       }
@@ -407,6 +352,9 @@ TEST_F(InstallCrash, PowerCutInTheMiddle) {
   tally.show("power cuts");
   EXPECT_GT(tally.hit, 5);
 }
+
+INSTANTIATE_TEST_SUITE_P(FileSystems, InstallPowerCut, testing::ValuesIn(test::k_loop_disk_types),
+                         [](const auto& type) { return std::string(type.param); });
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);

@@ -18,10 +18,6 @@ const std::string k_app = "00112233445566778899aabbccddeeff00112233";
 
 }  // namespace
 
-bool full_sweep() {
-  return std::getenv("DSTACK_FULL_SWEEP") != nullptr;
-}
-
 InstalledHost::InstalledHost(std::optional<std::string> prefix, std::vector<std::string> flags)
     : m_prefix(std::move(prefix)), m_flags(std::move(flags)), m_layout(*host::Layout::make(m_prefix)) {}
 

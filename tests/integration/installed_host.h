@@ -16,9 +16,6 @@
 
 namespace dstack::test {
 
-// With DSTACK_FULL_SWEEP set (./dev bench crash) every place is taken, else some.
-bool full_sweep();
-
 class InstalledHost {
  public:
   // Without a prefix: the system's directories. `flags` go with each install.
@@ -54,14 +51,10 @@ class InstalledHost {
   std::set<std::string> m_clean;
 };
 
-// For SetUp(): skips where there is no sandbox or, if asked for, no strace.
+// For SetUp(): skips where there is no sandbox.
 #define DSTACK_NEEDS_SANDBOX()                                                \
   if (!::dstack::test::sandbox_problem().empty()) {                           \
     GTEST_SKIP() << "no sandbox here: " << ::dstack::test::sandbox_problem(); \
-  }
-#define DSTACK_NEEDS_STRACE()                                                    \
-  if (const auto problem = ::dstack::test::strace_problem(); !problem.empty()) { \
-    GTEST_SKIP() << problem;                                                     \
   }
 
 }  // namespace dstack::test

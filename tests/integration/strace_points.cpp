@@ -1,6 +1,7 @@
 #include "integration/strace_points.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <set>
@@ -27,6 +28,10 @@ base::Output run_traced(std::vector<std::string> strace, const std::vector<std::
 }
 
 }  // namespace
+
+bool full_sweep() {
+  return std::getenv("DSTACK_FULL_SWEEP") != nullptr;
+}
 
 std::string strace_problem() {
   if (!base::find_tool("strace")) {

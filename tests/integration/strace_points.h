@@ -1,6 +1,8 @@
 // System calls of a run, taken from strace, as places at which another run is killed or made to fail.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,6 +17,9 @@ struct SystemCall {
   int ordinal = 0;
   std::string line;  // with the paths of descriptors
 };
+
+// With DSTACK_FULL_SWEEP set (./dev bench crash) every place is taken, else some.
+bool full_sweep();
 
 // Empty when strace can trace here, else why not.
 std::string strace_problem();
@@ -37,5 +42,11 @@ bool changes_something(const SystemCall& call);
 // something. Not counted: pipes, sockets, devices, and opening (not writing) the files in `may_open`.
 std::vector<std::string> changes_to_files(const std::vector<std::string>& argv,
                                           const std::vector<std::string>& may_open, base::Output& output);
+
+// For SetUp() and tests: skips where there is no strace.
+#define DSTACK_NEEDS_STRACE()                                                    \
+  if (const auto problem = ::dstack::test::strace_problem(); !problem.empty()) { \
+    GTEST_SKIP() << problem;                                                     \
+  }
 
 }  // namespace dstack::test
