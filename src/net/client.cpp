@@ -35,10 +35,13 @@ constexpr std::size_t k_max_header = 64 * 1024;
 class Exchange {
  public:
   Exchange(const Endpoint& endpoint, const ClientOptions& options)
-      : m_endpoint(endpoint), m_options(options) {}
+      : m_endpoint(endpoint),
+        m_options(options),
+        m_proxy(options.proxy && endpoint.kind != Endpoint::Kind::unix_socket ? &*options.proxy : nullptr),
+        m_hop(m_proxy != nullptr ? m_proxy->endpoint : endpoint) {}
 
   base::Result<Response> run(const Request& request, const BodyReceiver* receiver) {
-    DS_TRY(const std::string head, write_request_head(request, m_endpoint));
+    DS_TRY(const std::string head, request_head(request));
     std::optional<TlsContext> tls;
     if (m_endpoint.kind == Endpoint::Kind::tls) {
       auto context = TlsContext::client(m_options.tls);
@@ -53,6 +56,9 @@ class Exchange {
     // One deadline for the whole exchange; a stream gets a new one with every chunk.
     m_deadline = begin + std::max(m_options.timeout, milliseconds(1));
     if (tls) {
+      if (m_proxy != nullptr) {
+        DS_CHECK(open_tunnel());
+      }
       DS_CHECK(handshake(*tls));
     }
     // A server may answer (413, 401) and close before it has read everything: then the answer counts, not the
@@ -71,9 +77,62 @@ class Exchange {
  private:
   std::string name() const { return m_endpoint.to_string(); }
 
+  base::Result<std::string> request_head(const Request& request) const {
+    if (m_proxy == nullptr || m_endpoint.kind == Endpoint::Kind::tls) {
+      return write_request_head(request, m_endpoint);
+    }
+    // A proxy is told the whole URL (RFC 9112 section 3.2.2).
+    Endpoint whole = m_endpoint;
+    whole.base_path = m_endpoint.to_string();
+    Request asked = request;
+    if (!m_proxy->authorization.empty()) {
+      asked.headers.set("Proxy-Authorization", m_proxy->authorization);
+    }
+    return write_request_head(asked, whole);
+  }
+
+  // CONNECT (RFC 9110 section 9.3.6): from here on bytes go to the server and come from it.
+  base::Result<> open_tunnel() {
+    Endpoint place = m_endpoint;
+    place.base_path.clear();
+    const std::string authority = place.to_string().substr(std::strlen("https://"));
+    std::string head = base::format("CONNECT {} HTTP/1.1\r\nHost: {}\r\n", authority, authority);
+    if (!m_proxy->authorization.empty()) {
+      head += "Proxy-Authorization: " + m_proxy->authorization + "\r\n";
+    }
+    DS_CHECK(send_raw(head + "\r\n"));
+    ResponseParser parser({k_max_header, 0}, /*no_body=*/true);
+    while (parser.state() != ParseState::done) {
+      DS_TRY(const std::string_view data, receive_raw());
+      m_plain.append(data);
+      m_plain.erase(0, parser.feed(m_plain));
+      if (data.empty() || parser.state() == ParseState::failed) {
+        return no_tunnel("it does not answer as an HTTP proxy does");
+      }
+    }
+    const int status = parser.head().status;
+    if (status / 100 != 2) {
+      return no_tunnel(
+          base::format("HTTP {}{}", status, status == 407 ? ": it wants a user name and a password" : ""));
+    }
+    // A TLS server waits for the client to begin.
+    return m_plain.empty() ? base::Result<>() : no_tunnel("it sends data of its own");
+  }
+
+  std::unexpected<Error> no_tunnel(std::string cause) const {
+    return fail(Error{
+        Code::connect_failed, base::format("the proxy {} does not connect to {}", m_hop.to_string(), name()),
+        std::move(cause),
+        "check the environment variables https_proxy (http://USER:PASSWORD@HOST:PORT) and no_proxy"});
+  }
+
   std::unexpected<Error> nothing_answers(const std::string& cause) const {
-    return fail(Error{Code::connect_failed, base::format("nothing answers at {}", name()), cause,
-                      "check the address, and that the service is running there"});
+    return fail(Error{
+        Code::connect_failed,
+        base::format("nothing answers at {}{}", m_proxy != nullptr ? "the proxy " : "", m_hop.to_string()),
+        cause,
+        m_proxy != nullptr ? "check the environment variables https_proxy, http_proxy and no_proxy"
+                           : "check the address, and that the service is running there"});
   }
 
   std::unexpected<Error> too_slow() const {
@@ -119,9 +178,9 @@ class Exchange {
       entry.length = sizeof address;
       addresses.push_back(entry);
     } else {
-      auto found = resolve(m_endpoint.host, m_endpoint.port, m_options.connect_timeout);
+      auto found = resolve(m_hop.host, m_hop.port, m_options.connect_timeout);
       if (!found) {
-        return fail(std::move(found).error(), base::format("cannot connect to {}", name()));
+        return fail(std::move(found).error(), base::format("cannot connect to {}", m_hop.to_string()));
       }
       addresses = std::move(*found);
     }
@@ -313,6 +372,8 @@ class Exchange {
 
   const Endpoint& m_endpoint;
   const ClientOptions& m_options;
+  const Proxy* m_proxy;
+  const Endpoint& m_hop;  // what is connected to: the proxy or the endpoint
   base::Fd m_fd;
   std::unique_ptr<TlsSession> m_tls;
   steady_clock::time_point m_deadline;

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "net/http.h"
+#include "net/proxy.h"
 
 namespace dstack::net {
 
@@ -27,6 +28,7 @@ struct ClientOptions {
   std::chrono::milliseconds timeout{30'000};  // whole exchange; for send_streaming: silence between chunks
   std::size_t max_body = 16 * 1024 * 1024;
   ClientTls tls;
+  std::optional<Proxy> proxy;  // for tcp and tls endpoints
 };
 
 // Takes a body of any size as it comes. An error of either ends the exchange and is its result.

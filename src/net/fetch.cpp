@@ -43,6 +43,7 @@ base::Result<Fetched> fetch(const Url& url, const Headers& headers, const FetchO
         DS_TRY(client_options.tls.ca_pem, system_ca_pem());
       }
     }
+    DS_TRY(client_options.proxy, proxy_for(at, options.environment));
     Request request;
     request.path = at.path;
     request.query = at.query;

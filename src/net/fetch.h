@@ -1,8 +1,9 @@
-// GET with redirects, over https with the system's trust store. For what comes from outside: releases and
-// their files.
+// GET with redirects, over https with the system's trust store, through the environment's proxy. For what
+// comes from outside: releases and their files.
 #pragma once
 
 #include <chrono>
+#include <cstdlib>
 #include <string>
 
 #include "base/result.h"
@@ -17,6 +18,7 @@ struct FetchOptions {
   std::chrono::milliseconds timeout{30'000};  // for a small body in all; for a received one: silence
   unsigned max_redirects = 8;
   std::size_t max_body = 1024 * 1024;  // of a body that is not received part by part
+  Environment environment = [](const char* name) { return std::getenv(name); };  // names the proxy
 };
 
 struct Fetched {
