@@ -18,8 +18,9 @@ using std::chrono::steady_clock;
 
 // Requests of one connection answered in a row before the others get their turn.
 constexpr int k_turn = 16;
+constexpr const char* k_refusal = "too many connections";
 // What a client may send ahead while it is being answered.
-constexpr std::size_t k_max_ahead = 256 * 1024;
+constexpr std::size_t k_max_ahead = 64 * 1024;
 
 }  // namespace
 
@@ -54,13 +55,21 @@ void Connection::start() {
 }
 
 void Connection::refuse() {
+  m_refused = true;
+  count_as_lingering();
   if (m_tls) {
-    return close();
+    return start();
   }
-  if (!watch()) {
-    return;
+  if (watch()) {
+    respond_error(503, k_refusal);
   }
-  respond_error(503, "too many connections");
+}
+
+void Connection::count_as_lingering() {
+  if (!m_counted_as_lingering) {
+    m_counted_as_lingering = true;
+    ++m_core.lingering;
+  }
 }
 
 void Connection::set_deadline(milliseconds from_now) {
@@ -156,7 +165,8 @@ void Connection::read_if_ready() {
 }
 
 void Connection::wait_readable() {
-  if (m_reading || m_end_of_input || m_phase == Phase::closed) {
+  // With so much ahead something else is being waited for, and what ends that comes back here.
+  if (m_reading || m_end_of_input || m_phase == Phase::closed || m_input.size() >= k_max_ahead) {
     return;
   }
   m_reading = true;
@@ -205,6 +215,9 @@ void Connection::on_readable() {
       m_peer.certificate_der = m_tls->peer_certificate_der();
       m_phase = Phase::idle;
       set_deadline(m_core.options.header_timeout);
+      if (m_refused) {
+        return respond_error(503, k_refusal);
+      }
     }
     if (!plain.empty()) {
       take_input(plain);
@@ -217,7 +230,7 @@ void Connection::on_readable() {
     return;
   }
   if (reading_request() || m_phase == Phase::handshake || m_phase == Phase::lingering ||
-      (m_phase == Phase::streaming && m_input.size() < k_max_ahead)) {
+      m_phase == Phase::streaming) {
     wait_readable();
   }
 }

@@ -76,6 +76,7 @@ class Connection final : public ReadyHandler, public std::enable_shared_from_thi
   }
   void set_deadline(std::chrono::milliseconds from_now);
   bool watch();
+  void count_as_lingering();
   void wait_readable();
   void read_if_ready();
   void on_readable();
@@ -100,6 +101,7 @@ class Connection final : public ReadyHandler, public std::enable_shared_from_thi
   std::unique_ptr<TlsSession> m_tls;
   RequestParser m_parser;
   Phase m_phase = Phase::idle;
+  bool m_refused = false;
   bool m_counted_as_lingering = false;
   bool m_reading = false;       // waits until it can read
   bool m_writing = false;       // likewise to write

@@ -206,10 +206,7 @@ void Connection::linger() {
     return close();
   }
   ::shutdown(m_socket.get(), SHUT_WR);
-  if (!m_counted_as_lingering) {
-    m_counted_as_lingering = true;
-    ++m_core.lingering;
-  }
+  count_as_lingering();
   set_deadline(k_linger);
   wait_readable();
 }
