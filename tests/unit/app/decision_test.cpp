@@ -32,6 +32,12 @@
 //   strict: the first three rules hold for apps             Strict.AppsAreHeldToTcbAndImagesToo
 //   strict: an allowed boot has an empty reason             Strict cases 2 and 10
 //   strict: a missing field is named                        BootInfo MissingFieldsAreEmptyAndNamed
+//   app: the image check before the others (or moved last)  FirstMatchDecides.App
+//   strict: TCB, advisories, image before the others        FirstMatchDecides.StrictApp, StrictKms
+//   kms: the measurement before the device                  FirstMatchDecides.Kms
+//   BootInfo that is not plain: advisoryIds are read        BootInfo WhatIsNotPlainIsReadTheSame
+//   BootInfo that is not plain: a missing field is named    BootInfo WhatIsNotPlainIsReadTheSame
+//   BootInfo: the size limit of the quick way               BootInfo TheLimitHoldsForPlainOnesToo
 #include "app/decision.h"
 
 #include <gmock/gmock.h>
@@ -343,6 +349,77 @@ TEST(Strict, EmptyDeviceListDenies) {
   EXPECT_EQ(app::decide_kms(&kms, strict_boot()).reason, "KMS is not allowed to boot on this device");
 }
 
+// Everything is wrong at first and put right rule by rule: the reason is always that of the first rule that
+// is still broken.
+namespace {
+
+struct Step {
+  const char* reason;
+  std::function<void(BootInfo&)> repair;
+};
+
+void expect_steps(const Allowlist& list, BootInfo boot, bool kms, const std::vector<Step>& steps) {
+  for (const auto& [reason, repair] : steps) {
+    const auto decision = kms ? app::decide_kms(&list, boot) : app::decide_app(&list, boot);
+    EXPECT_FALSE(decision.allowed) << reason;
+    EXPECT_EQ(decision.reason, reason);
+    repair(boot);
+  }
+  EXPECT_TRUE((kms ? app::decide_kms(&list, boot) : app::decide_app(&list, boot)).allowed);
+}
+
+BootInfo wrong_boot() {
+  BootInfo boot;
+  boot.mr_aggregated = boot.os_image_hash = boot.app_id = boot.compose_hash = boot.device_id = "0bad";
+  boot.tcb_status = "OutOfDate";
+  boot.advisory_ids = {"INTEL-SA-TEST"};
+  return boot;
+}
+
+const auto k_right_image = [](BootInfo& boot) { boot.os_image_hash = "1fbb"; };
+const auto k_right_app = [](BootInfo& boot) { boot.app_id = "aa11"; };
+const auto k_right_compose = [](BootInfo& boot) { boot.compose_hash = "cc22"; };
+const auto k_right_device = [](BootInfo& boot) { boot.device_id = "ee44"; };
+const auto k_right_mr = [](BootInfo& boot) { boot.mr_aggregated = "abc123"; };
+const auto k_right_tcb = [](BootInfo& boot) { boot.tcb_status = "UpToDate"; };
+const auto k_no_advisory = [](BootInfo& boot) { boot.advisory_ids.clear(); };
+
+}  // namespace
+
+TEST(FirstMatchDecides, App) {
+  expect_steps(list_of(app_list()), wrong_boot(), false,
+               {{"os image not allowed", k_right_image},
+                {"app not registered", k_right_app},
+                {"compose hash not allowed", k_right_compose},
+                {"device not allowed", k_right_device}});
+}
+
+TEST(FirstMatchDecides, Kms) {
+  expect_steps(list_of(k_kms), wrong_boot(), true,
+               {{"kms mrAggregated not allowed", k_right_mr}, {"device not allowed", k_right_device}});
+}
+
+TEST(FirstMatchDecides, StrictApp) {
+  expect_steps(list_of(app_list(R"("allowedAdvisoryIds":[],"osImages":["1fbb"])")), wrong_boot(), false,
+               {{"TCB status is not allowed", k_right_tcb},
+                {"advisory ID is not allowed", k_no_advisory},
+                {"OS image is not allowed", k_right_image},
+                {"app not registered", k_right_app},
+                {"compose hash not allowed", k_right_compose},
+                {"app is not allowed to boot on this device", k_right_device}});
+}
+
+TEST(FirstMatchDecides, StrictKms) {
+  const auto list = list_of(
+      R"({"allowedAdvisoryIds":[],"osImages":["1fbb"],"kms":{"mrAggregated":["abc123"],"devices":["ee44"]}})");
+  expect_steps(list, wrong_boot(), true,
+               {{"TCB status is not allowed", k_right_tcb},
+                {"advisory ID is not allowed", k_no_advisory},
+                {"OS image is not allowed", k_right_image},
+                {"aggregated MR not allowed", k_right_mr},
+                {"KMS is not allowed to boot on this device", k_right_device}});
+}
+
 TEST(BootInfo, ReadsTheWireNames) {
   auto boot = app::parse_boot_info(
       R"({"teeVariant":"dstack-tdx","mrAggregated":"a","osImageHash":"b","mrSystem":"c","appId":"d","composeHash":"e",
@@ -361,6 +438,35 @@ TEST(BootInfo, MissingFieldsAreEmptyAndNamed) {
   ASSERT_TRUE(boot);
   EXPECT_EQ(boot->app_id, "");
   EXPECT_EQ(boot->missing_field, "mrAggregated");
+}
+
+// An escape anywhere takes the way through a tree, which must come to the same.
+TEST(BootInfo, WhatIsNotPlainIsReadTheSame) {
+  const std::string fields =
+      R"("mrAggregated":"a","osImageHash":"b","appId":"c","composeHash":"d","instanceId":"e","deviceId":"f")";
+  const std::string advisories = R"(,"advisoryIds":["INTEL-SA-1","INTEL-SA-2"])";
+  for (const std::string extra : {"", R"(,"note":"\u0041")", R"(,"note":"ä")"}) {
+    const auto boot = app::parse_boot_info("{" + fields + advisories + extra + "}");
+    ASSERT_TRUE(boot) << boot.error().what();
+    EXPECT_EQ(boot->advisory_ids, (std::vector<std::string>{"INTEL-SA-1", "INTEL-SA-2"})) << extra;
+    EXPECT_EQ(boot->mr_aggregated + boot->app_id + boot->device_id, "acf") << extra;
+    EXPECT_EQ(boot->missing_field, "") << extra;
+    const auto lacking =
+        app::parse_boot_info("{" + fields.substr(0, fields.rfind(',')) + advisories + extra + "}");
+    ASSERT_TRUE(lacking) << lacking.error().what();
+    EXPECT_EQ(lacking->missing_field, "deviceId") << extra;
+  }
+}
+
+TEST(BootInfo, TheLimitHoldsForPlainOnesToo) {
+  const std::string frame = R"({"appId":"a","x":""})";
+  const auto of_size = [&](std::size_t size) {
+    return R"({"appId":"a","x":")" + std::string(size - frame.size(), 'x') + R"("})";
+  };
+  EXPECT_TRUE(app::parse_boot_info(of_size(app::k_max_boot_info)));
+  const auto larger = app::parse_boot_info(of_size(app::k_max_boot_info + 1));
+  ASSERT_FALSE(larger);
+  EXPECT_EQ(larger.error().code, base::Code::too_large);
 }
 
 TEST(BootInfo, RefusesJunk) {
