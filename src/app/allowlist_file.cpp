@@ -74,6 +74,17 @@ base::Result<> check_safe(const fs::path& path, const struct stat& status) {
   return {};
 }
 
+base::Error too_large(const fs::path& path) {
+  return {Code::bad_allowlist,
+          base::format("the allow-list {} is larger than {} bytes", path.string(), k_max_allowlist),
+          {},
+          {}};
+}
+
+bool is_too_large(off_t size) {
+  return size > static_cast<off_t>(k_max_allowlist);
+}
+
 base::Result<std::string> read_all(int fd, const fs::path& path, off_t expected) {
   std::string text;
   text.reserve(static_cast<std::size_t>(std::clamp<off_t>(expected, 0, k_max_allowlist)));
@@ -90,8 +101,7 @@ base::Result<std::string> read_all(int fd, const fs::path& path, off_t expected)
       return text;
     }
     if (text.size() + static_cast<std::size_t>(count) > k_max_allowlist) {
-      return base::fail(Code::bad_allowlist, base::format("the allow-list {} is larger than {} bytes",
-                                                          path.string(), k_max_allowlist));
+      return base::fail(too_large(path));
     }
     text.append(buffer, static_cast<std::size_t>(count));
   }
@@ -120,6 +130,9 @@ base::Result<Json> read_for_change(const fs::path& path) {
   }
   if (!S_ISREG(status.st_mode)) {
     return unsafe(path, "is not a regular file", "name the file itself, not a link to it");
+  }
+  if (is_too_large(status.st_size)) {
+    return base::fail(too_large(path));
   }
   DS_TRY(const std::string text, base::read_file(path, k_max_allowlist));
   // Never merge into what the webhook would refuse to read.
@@ -235,6 +248,10 @@ base::Result<LoadedAllowlist> load_allowlist(const fs::path& path) {
       return base::fail_errno(Code::io, "cannot open the allow-list " + path.string(), errno, k_missing_fix);
     }
     DS_CHECK(check_safe(path, before));
+    // A sparse file costs nothing to make: none of it is read before it is refused.
+    if (is_too_large(before.st_size)) {
+      return base::fail(too_large(path));
+    }
     DS_TRY(const std::string text, read_all(fd.get(), path, before.st_size));
     struct stat after = {};
     if (::fstat(fd.get(), &after) != 0) {

@@ -43,7 +43,27 @@ class AllowlistFileTest : public testing::Test {
   }
 };
 
+// Bytes that this process has read by system calls so far.
+std::uint64_t bytes_read() {
+  const auto text = base::read_file("/proc/self/io").value_or("");
+  const auto at = text.find("rchar: ");
+  return at == std::string::npos ? 0 : std::strtoull(text.c_str() + at + 7, nullptr, 10);
+}
+
 }  // namespace
+
+TEST_F(AllowlistFileTest, WhatIsTooLargeIsRefusedUnread) {
+  write("{}");
+  ASSERT_EQ(::truncate(m_path.c_str(), 1 << 30), 0) << "sparse: it takes no room";
+  const auto before = bytes_read();
+  const auto loaded = app::load_allowlist(m_path);
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().code, Code::bad_allowlist);
+  EXPECT_THAT(loaded.error().what(), HasSubstr("larger than 268435456 bytes"));
+  EXPECT_EQ(m_file.pin_image(hash(1)).error().code, Code::bad_allowlist);
+  EXPECT_EQ(m_file.apps().error().code, Code::bad_allowlist);
+  EXPECT_LT(bytes_read() - before, 100'000U);
+}
 
 TEST_F(AllowlistFileTest, CreatesAListThatAllowsNothingAndKeepsAnExistingOne) {
   EXPECT_TRUE(m_file.create_if_missing().value());
