@@ -34,24 +34,27 @@ std::string decision_line(std::string_view target, const app::BootInfo& boot, co
 
 DecisionLog::DecisionLog(Sink sink, Clock now)
     : m_sink(sink ? std::move(sink) : Sink([](std::string_view line) { base::log_info(line); })),
-      m_now(now ? std::move(now) : Clock([] { return std::chrono::steady_clock::now(); })),
-      m_last(m_now()) {}
+      m_now(now ? std::move(now) : Clock([] { return std::chrono::steady_clock::now(); })) {
+  m_allows.last = m_denies.last = m_now();
+}
 
 void DecisionLog::write(std::string_view target, const app::BootInfo& boot, const app::Decision& decision,
                         std::chrono::microseconds latency) {
+  Budget& budget = decision.allowed ? m_allows : m_denies;
   const auto now = m_now();
-  m_budget = std::min(k_burst, m_budget + std::chrono::duration<double>(now - m_last).count() * k_per_second);
-  m_last = now;
-  if (m_budget < 1) {
+  budget.lines = std::min(
+      k_burst, budget.lines + std::chrono::duration<double>(now - budget.last).count() * k_per_second);
+  budget.last = now;
+  if (budget.lines < 1) {
     ++m_suppressed;
-    ++m_unreported;
+    ++budget.unreported;
     return;
   }
-  m_budget -= 1;
+  budget.lines -= 1;
   auto line = decision_line(target, boot, decision, latency);
-  if (m_unreported > 0) {
-    line += base::format(" suppressed={}", m_unreported);
-    m_unreported = 0;
+  if (budget.unreported > 0) {
+    line += base::format(" suppressed={}", budget.unreported);
+    budget.unreported = 0;
   }
   m_sink(line);
 }

@@ -1,4 +1,5 @@
-// One log line per decision, at a bounded rate: a flood of requests cannot fill a disk.
+// One log line per decision, at a bounded rate for each verdict: a flood of requests cannot fill a disk, and
+// a flood of denied ones hides no key release.
 #pragma once
 
 #include <chrono>
@@ -21,19 +22,25 @@ class DecisionLog {
 
   void write(std::string_view target, const app::BootInfo& boot, const app::Decision& decision,
              std::chrono::microseconds latency);
+  // Of both verdicts.
   std::uint64_t suppressed() const { return m_suppressed; }
 
-  // Lines that may follow each other at once, and lines a second in the long run.
+  // Lines of one verdict that may follow each other at once, and lines a second in the long run.
   static constexpr double k_burst = 100;
   static constexpr double k_per_second = 5;
 
  private:
+  struct Budget {
+    double lines = k_burst;
+    std::chrono::steady_clock::time_point last;
+    std::uint64_t unreported = 0;  // left out since the last line of this verdict
+  };
+
   Sink m_sink;
   Clock m_now;
-  double m_budget = k_burst;
-  std::chrono::steady_clock::time_point m_last;
+  Budget m_allows;
+  Budget m_denies;
   std::uint64_t m_suppressed = 0;
-  std::uint64_t m_unreported = 0;
 };
 
 // `decision=allow target=app app=.. compose=.. image=.. device=.. reason="ok" us=12`. Values from the request

@@ -56,5 +56,32 @@ TEST(DecisionLog, AFloodIsCutAndCounted) {
   EXPECT_THAT(lines[101], Not(HasSubstr("suppressed")));
 }
 
+TEST(DecisionLog, AFloodOfDeniesHidesNoAllow) {
+  std::vector<std::string> lines;
+  std::chrono::steady_clock::time_point now{};
+  DecisionLog log([&](std::string_view line) { lines.emplace_back(line); }, [&] { return now; });
+  const auto write = [&](bool allowed, int times) {
+    for (int i = 0; i < times; ++i) {
+      log.write("app", some_boot(), {allowed, allowed ? "ok" : "app not registered", ""}, 1us);
+    }
+  };
+  write(false, 1000);
+  EXPECT_EQ(lines.size(), 100u);
+  write(true, 1);
+  ASSERT_EQ(lines.size(), 101u);
+  EXPECT_THAT(lines.back(), HasSubstr("decision=allow"));
+  EXPECT_THAT(lines.back(), Not(HasSubstr("suppressed"))) << "no allow was left out";
+  now += 1s;
+  write(false, 1);
+  EXPECT_THAT(lines.back(), HasSubstr("decision=deny"));
+  EXPECT_THAT(lines.back(), HasSubstr("suppressed=900"));
+  EXPECT_EQ(log.suppressed(), 900u);
+  // And the other way round.
+  write(true, 1000);
+  const auto before = lines.size();
+  write(false, 1);
+  EXPECT_EQ(lines.size(), before + 1);
+}
+
 }  // namespace
 }  // namespace dstack::auth
