@@ -178,6 +178,12 @@ base::Result<BootInfo> parse_boot_info(std::string_view json) {
   return read_any(json);
 }
 
+std::string incomplete(const Allowlist& allowlist, const BootInfo& boot) {
+  return allowlist.strict && !boot.missing_field.empty()
+             ? base::format("boot info: {} is missing", boot.missing_field)
+             : std::string();
+}
+
 Decision decide_app(const Allowlist* allowlist, const BootInfo& boot) {
   if (allowlist == nullptr) {
     return deny(nullptr, "app not registered");

@@ -37,6 +37,11 @@ base::Result<app::LoadedAllowlist> load_for_decisions(const std::filesystem::pat
     error = std::move(error).wrap(base::format("the allow-list {} is not valid", path.string()));
     error.fix =
         base::format("repair or restore it, then try \"dstack-auth --config {} --check\"", path.string());
+  } else if (error.code == base::Code::not_found) {
+    error.fix = "run \"dstackup install\" first, or name the file with --config";
+  } else if (error.code == base::Code::permission) {
+    error.fix = base::format("let the service's user read {} (mode 0644) and enter its directories (mode x)",
+                             path.string());
   }
   return base::fail(std::move(error));
 }

@@ -32,6 +32,7 @@ class AllowlistCache {
   // Looks at the file's identity on every call. Never null.
   std::shared_ptr<const Snapshot> get();
   const std::filesystem::path& path() const { return m_path; }
+  bool force_strict() const { return m_force_strict; }
   // How often the file was read and parsed.
   std::uint64_t loads() const { return m_loads; }
 

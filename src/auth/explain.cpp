@@ -107,6 +107,12 @@ std::string describe(const app::Allowlist& list) {
 }
 
 std::string explain(const app::Allowlist& list, const app::BootInfo& boot, bool kms) {
+  if (const auto refusal = app::incomplete(list, boot); !refusal.empty()) {
+    return base::format(
+        "{}: refused with HTTP 400, before any rule\nreason: {}\nrule: strict profile: {}\n",
+        kms ? "KMS" : "app", refusal,
+        "mrAggregated, osImageHash, appId, composeHash, instanceId and deviceId must be there");
+  }
   const auto decision = kms ? app::decide_kms(&list, boot) : app::decide_app(&list, boot);
   return base::format("{}: {}\nreason: {}\nrule: {}\n", kms ? "KMS" : "app",
                       decision.allowed ? "allowed" : "denied",

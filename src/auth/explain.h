@@ -11,7 +11,7 @@ namespace dstack::auth {
 // What the file allows, line by line, with what is likely to be a mistake.
 std::string describe(const app::Allowlist& allowlist);
 
-// The verdict and the rule that made it.
+// The verdict and the rule that made it, as Webhook would answer.
 std::string explain(const app::Allowlist& allowlist, const app::BootInfo& boot, bool kms);
 
 }  // namespace dstack::auth

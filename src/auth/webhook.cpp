@@ -106,8 +106,10 @@ net::Response Webhook::decide(const net::Request& request, bool kms) {
   }
   const auto snapshot = m_cache.get();
   const app::Allowlist* list = snapshot->allowlist ? &*snapshot->allowlist : nullptr;
-  if (list != nullptr && list->strict && !boot->missing_field.empty()) {
-    return refuse(400, base::format("boot info: {} is missing", boot->missing_field));
+  if (list != nullptr) {
+    if (const auto refusal = app::incomplete(*list, *boot); !refusal.empty()) {
+      return refuse(400, refusal);
+    }
   }
   app::Decision decision = kms ? app::decide_kms(list, *boot) : app::decide_app(list, *boot);
   std::string counted = decision.reason;
@@ -131,8 +133,9 @@ net::Response Webhook::decide(const net::Request& request, bool kms) {
 
 net::Response Webhook::info() {
   const auto snapshot = m_cache.get();
-  if (snapshot->allowlist && snapshot->allowlist->strict) {
-    const app::Allowlist& list = *snapshot->allowlist;
+  static const app::Allowlist k_none;
+  const app::Allowlist& list = snapshot->allowlist ? *snapshot->allowlist : k_none;
+  if (list.strict || m_cache.force_strict()) {
     return net::Response::json(200, dump(Json{{"status", "ok"},
                                               {"kmsContractAddr", list.kms_contract_addr},
                                               {"gatewayAppId", list.gateway_app_id},

@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -83,8 +84,8 @@ class AuthProgram : public testing::Test {
   }
 
   // Starts it and returns what it tells the service manager first. `inherited`: a listening socket to hand
-  // over.
-  std::string start(std::vector<std::string> arguments, int inherited = -1) {
+  // over. `nobody`: not as root.
+  std::string start(std::vector<std::string> arguments, int inherited = -1, bool nobody = false) {
     const base::Fd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
@@ -92,6 +93,9 @@ class AuthProgram : public testing::Test {
     ::unlink(path.c_str());
     path.copy(address.sun_path, sizeof address.sun_path - 1);
     EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ::chmod(path.c_str(), 0777);
+    // Opened as who we are: the program may lie where another user cannot go.
+    const base::Fd program(::open(DSTACK_AUTH, O_PATH | O_CLOEXEC));
     const timeval limit{20, 0};
     ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     std::vector<std::string> argv{DSTACK_AUTH, "--config", list().string()};
@@ -118,7 +122,10 @@ class AuthProgram : public testing::Test {
         ::setenv("LISTEN_FDS", "1", 1);
         ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
       }
-      ::execv(DSTACK_AUTH, raw.data());
+      if (nobody && (::setgroups(0, nullptr) != 0 || ::setgid(65534) != 0 || ::setuid(65534) != 0)) {
+        ::_exit(126);
+      }
+      ::fexecve(program.get(), raw.data(), environ);
       ::_exit(127);
     }
     char buffer[1024];
@@ -126,9 +133,9 @@ class AuthProgram : public testing::Test {
     return {buffer, count > 0 ? static_cast<std::size_t>(count) : 0};
   }
   // On a port of its own choice.
-  void start_tcp(std::vector<std::string> arguments = {}) {
+  void start_tcp(std::vector<std::string> arguments = {}, bool nobody = false) {
     arguments.insert(arguments.end(), {"--port", "0"});
-    const auto said = start(std::move(arguments));
+    const auto said = start(std::move(arguments), -1, nobody);
     EXPECT_THAT(said, HasSubstr("READY=1")) << log();
     const auto at = said.find("127.0.0.1:");
     ASSERT_NE(at, std::string::npos) << said;
@@ -139,6 +146,11 @@ class AuthProgram : public testing::Test {
     EXPECT_EQ(::waitpid(m_pid, &status, 0), m_pid);
     m_pid = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  std::string get(const std::string& path) const {
+    auto socket = RawSocket::tcp(m_port);
+    socket.send("GET " + path + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    return socket.read_all();
   }
   std::string ask() const {
     auto socket = RawSocket::tcp(m_port);
@@ -249,6 +261,33 @@ TEST_F(AuthProgram, StartsWithABrokenFileAndDenies) {
   EXPECT_THAT(ask(), HasSubstr(R"("isAllowed":true)"));
 }
 
+// Root reads everything, so the service runs as somebody else here, as its unit lets it.
+TEST_F(AuthProgram, AFileThatItsUserCannotReadDeniesEverythingAndIsNamed) {
+  if (::geteuid() == 0) {
+    ASSERT_EQ(::chmod(dir.path().c_str(), 0755), 0);
+  }
+  start_tcp({}, ::geteuid() == 0);
+  EXPECT_THAT(ask(), HasSubstr(R"("isAllowed":true)"));
+  const auto expect_denied = [&] {
+    EXPECT_THAT(ask(), HasSubstr(R"("isAllowed":false)"));
+    const auto health = get("/health");
+    EXPECT_THAT(health, testing::StartsWith("HTTP/1.1 503"));
+    EXPECT_THAT(health, HasSubstr(list().string()));
+    EXPECT_THAT(health, HasSubstr("Permission denied"));
+    EXPECT_THAT(health, HasSubstr("let the service's user read"));
+    EXPECT_THAT(get("/"), testing::StartsWith("HTTP/1.1 200"));
+  };
+  ASSERT_EQ(::chmod(list().c_str(), ::geteuid() == 0 ? 0600 : 0), 0);
+  expect_denied();
+  ASSERT_EQ(::chmod(list().c_str(), 0644), 0);
+  EXPECT_THAT(ask(), HasSubstr(R"("isAllowed":true)")) << "from the next request on";
+  // No way to it.
+  ASSERT_EQ(::chmod(dir.path().c_str(), ::geteuid() == 0 ? 0700 : 0), 0);
+  expect_denied();
+  ASSERT_EQ(::chmod(dir.path().c_str(), 0755), 0);
+  EXPECT_THAT(ask(), HasSubstr(R"("isAllowed":true)"));
+}
+
 TEST_F(AuthProgram, ChecksAFile) {
   auto output = run({"--config", list().string(), "--check"});
   EXPECT_EQ(output.exit_code, 0) << output.err;
@@ -269,12 +308,17 @@ TEST_F(AuthProgram, ExplainsADecision) {
   output = run({"--config", list().string(), "--explain", (dir / "boot.json").string(), "--kms"});
   EXPECT_THAT(output.out, HasSubstr("KMS: denied"));
   EXPECT_THAT(output.out, HasSubstr("kms.mrAggregated"));
-  output =
-      run({"--config", list().string(), "--explain", (dir / "boot.json").string(), "--policy", "strict"});
-  EXPECT_THAT(output.out, HasSubstr("strict profile: tcbStatus"));
+  const auto strictly = [&] {
+    return run(
+        {"--config", list().string(), "--explain", (dir / "boot.json").string(), "--policy", "strict"});
+  };
+  EXPECT_THAT(strictly().out, HasSubstr("app: refused with HTTP 400"));
+  std::ofstream(dir / "boot.json") << base::format(
+      R"({{"mrAggregated":"a","osImageHash":"b","appId":"{}","composeHash":"{}","instanceId":"c","deviceId":"d"}})",
+      k_app, k_hash);
+  EXPECT_THAT(strictly().out, HasSubstr("strict profile: tcbStatus"));
 }
 
-// A writer replaces the file 10,000 times while 16 connections ask; each answer is one version's, whole.
 TEST_F(AuthProgram, TenThousandOpenConnectionsDoNotStopIt) {
   rlimit files = {};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
@@ -313,6 +357,7 @@ TEST_F(AuthProgram, TenThousandOpenConnectionsDoNotStopIt) {
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
+// A writer replaces the file 10,000 times while 16 connections ask; each answer is one version's, whole.
 TEST_F(AuthProgram, TenThousandReplacementsNoAnswerFromNeitherVersion) {
   start_tcp();
   const std::string a = list_of("A", k_hash);

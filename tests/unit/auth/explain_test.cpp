@@ -54,5 +54,23 @@ TEST(Explain, NamesTheRule) {
   EXPECT_THAT(explain(list_of("{}"), boot, false), HasSubstr("osImages is empty, which allows no image"));
 }
 
+TEST(Explain, SaysWhatTheServerRefusesBeforeAnyRule) {
+  const std::string rest =
+      R"("osImages":["aa"],"apps":{"01":{"composeHashes":["cc"],"allowAnyDevice":true}}})";
+  const std::string fields =
+      R"("tcbStatus":"UpToDate","osImageHash":"aa","appId":"01","composeHash":"cc","instanceId":"ii","deviceId":"dd")";
+  const auto lacking = *app::parse_boot_info("{" + fields + "}");
+  const auto whole = *app::parse_boot_info(R"({"mrAggregated":"ee",)" + fields + "}");
+  const auto strict = list_of(R"({"allowedTcbStatuses":["UpToDate"],)" + rest);
+  for (const bool kms : {false, true}) {
+    const auto text = explain(strict, lacking, kms);
+    EXPECT_THAT(text, HasSubstr(std::string(kms ? "KMS" : "app") + ": refused with HTTP 400")) << text;
+    EXPECT_THAT(text, HasSubstr("boot info: mrAggregated is missing"));
+    EXPECT_THAT(text, testing::Not(HasSubstr("allowed")));
+  }
+  EXPECT_THAT(explain(strict, whole, false), HasSubstr("app: allowed"));
+  EXPECT_THAT(explain(list_of("{" + rest), lacking, false), HasSubstr("app: allowed"));
+}
+
 }  // namespace
 }  // namespace dstack::auth

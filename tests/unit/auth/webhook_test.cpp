@@ -96,6 +96,20 @@ TEST_F(WebhookTest, InfoIsConstantAlsoWhenTheFileIsBroken) {
   EXPECT_EQ(send("GET", "/").headers.get("Content-Type"), "application/json");
 }
 
+TEST_F(WebhookTest, InfoOfAForcedProfileIsItsOwnAlsoWhenTheFileIsBroken) {
+  const std::string zero = R"("0x0000000000000000000000000000000000000000")";
+  const std::string expected = R"({"status":"ok","kmsContractAddr":)" + zero +
+                               R"(,"gatewayAppId":"","chainId":0,"appAuthImplementation":)" + zero +
+                               R"(,"appImplementation":)" + zero + "}";
+  start(true);
+  EXPECT_EQ(send("GET", "/").body, expected) << "missing";
+  m_file.write("{");
+  EXPECT_EQ(send("GET", "/").body, expected) << "broken";
+  EXPECT_EQ(send("GET", "/health").status, 503);
+  write({{"gatewayAppId", "0xgateway"}, {"chainId", 5}});
+  EXPECT_THAT(send("GET", "/").body, HasSubstr(R"("gatewayAppId":"0xgateway","chainId":5)"));
+}
+
 TEST_F(WebhookTest, AnswerHasExactlyTheThreeKeys) {
   start();
   write(app_list({{"composeHashes", {"0xcompose456"}}}));
@@ -217,6 +231,7 @@ TEST_F(WebhookTest, UnusableFileDeniesEverythingAndSaysWhy) {
     EXPECT_EQ(send("GET", "/").status, 200) << why;
   };
   denied("missing", "auth-allowlist.json");
+  EXPECT_THAT(send("GET", "/health").body, HasSubstr("name the file with --config"));
   m_file.write("");
   denied("empty", "auth-allowlist.json");
   m_file.write("{\"apps\":");
