@@ -32,6 +32,7 @@
 //   strict: the first three rules hold for apps             Strict.AppsAreHeldToTcbAndImagesToo
 //   strict: an allowed boot has an empty reason             Strict cases 2 and 10
 //   strict: a missing field is named                        BootInfo MissingFieldsAreEmptyAndNamed
+//   strict: a missing field gets no decision               BootInfo MissingFieldsAreEmptyAndNamed
 //   app: the image check before the others (or moved last)  FirstMatchDecides.App
 //   strict: TCB, advisories, image before the others        FirstMatchDecides.StrictApp, StrictKms
 //   kms: the measurement before the device                  FirstMatchDecides.Kms
@@ -438,6 +439,11 @@ TEST(BootInfo, MissingFieldsAreEmptyAndNamed) {
   ASSERT_TRUE(boot);
   EXPECT_EQ(boot->app_id, "");
   EXPECT_EQ(boot->missing_field, "mrAggregated");
+  Allowlist list;
+  EXPECT_EQ(app::incomplete(list, *boot), "");
+  list.strict = true;
+  EXPECT_EQ(app::incomplete(list, *boot), "boot info: mrAggregated is missing");
+  EXPECT_EQ(app::incomplete(list, strict_boot()), "");
 }
 
 // An escape anywhere takes the way through a tree, which must come to the same.
