@@ -52,21 +52,31 @@ struct TemporaryFile {
   }
 };
 
+// Is the open file still the one that has this name?
+bool is_at(const Fd& fd, const fs::path& path) {
+  struct stat open_file = {};
+  struct stat named = {};
+  return ::fstat(fd.get(), &open_file) == 0 && ::lstat(path.c_str(), &named) == 0 &&
+         open_file.st_dev == named.st_dev && open_file.st_ino == named.st_ino;
+}
+
 Result<Fd> lock_file(const fs::path& path, int operation) {
-  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) {
-    return fail_errno(Code::io, "cannot open the lock file " + path.string(), errno);
-  }
-  while (::flock(fd.get(), operation) != 0) {
-    if (errno == EINTR) {
-      continue;
+  while (true) {
+    Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) {
+      return fail_errno(Code::io, "cannot open the lock file " + path.string(), errno);
     }
-    if (errno == EWOULDBLOCK) {
+    if (::flock(fd.get(), operation) == 0) {
+      // Who held it may have removed it: then the next one to come locks another file.
+      if (is_at(fd, path)) {
+        return fd;
+      }
+    } else if (errno == EWOULDBLOCK) {
       return Fd();
+    } else if (errno != EINTR) {
+      return fail_errno(Code::io, "cannot lock " + path.string(), errno);
     }
-    return fail_errno(Code::io, "cannot lock " + path.string(), errno);
   }
-  return fd;
 }
 
 }  // namespace

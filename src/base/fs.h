@@ -38,7 +38,7 @@ Result<> remove_tree(const fs::path& path);
 // Unlink; a missing file is success.
 Result<> remove_file(const fs::path& path);
 
-// Exclusive flock held until destruction; the lock file stays.
+// Exclusive flock held until destruction; its holder may remove the file, who waited then locks the next one.
 class FileLock {
  public:
   // Waits.

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <future>
 #include <thread>
 
 #include "unit/temp_dir.h"
@@ -119,4 +120,43 @@ TEST(FileLock, IsExclusiveUntilDropped) {
   auto third = FileLock::try_acquire(dir / "lock");
   ASSERT_TRUE(third);
   EXPECT_TRUE(third->has_value());
+}
+
+// Until two processes hold "the lock": one the removed file's, one that of the file made after it.
+TEST(FileLock, WhoWaitedForARemovedFileLocksTheOneAtThePath) {
+  const TempDir dir;
+  const auto path = dir / "lock";
+  std::optional<FileLock> held;
+  {
+    auto first = FileLock::acquire(path);
+    ASSERT_TRUE(first);
+    held.emplace(std::move(*first));
+  }
+  auto waiting = std::async(std::launch::async, [&] { return FileLock::acquire(path); });
+  EXPECT_EQ(waiting.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  ASSERT_TRUE(remove_file(path));
+  held.reset();
+  const auto second = waiting.get();
+  ASSERT_TRUE(second);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  const auto third = FileLock::try_acquire(path);
+  ASSERT_TRUE(third);
+  EXPECT_FALSE(third->has_value());
+}
+
+TEST(FileLock, ARemovedDirectoryIsReportedToWhoWaited) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "state");
+  const auto path = dir / "state/lock";
+  std::optional<FileLock> held;
+  {
+    auto first = FileLock::acquire(path);
+    ASSERT_TRUE(first);
+    held.emplace(std::move(*first));
+  }
+  auto waiting = std::async(std::launch::async, [&] { return FileLock::acquire(path); });
+  EXPECT_EQ(waiting.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  std::filesystem::remove_all(dir / "state");
+  held.reset();
+  EXPECT_FALSE(waiting.get());
 }
