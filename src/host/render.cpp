@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* k_kms_config_dir = "/dstack/kms-config";  // in the guest
 constexpr const char* k_kms_mount = "/kms-config";              // in the container
+constexpr std::uint64_t k_mebibyte = 1024 * 1024;
 
 std::string quoted(const std::filesystem::path& path) {
   return toml_string(path.string());
@@ -218,6 +219,8 @@ ServiceSpec auth_service(const Layout& layout, const std::string& unit, const st
                "127.0.0.1",      "--port",   std::to_string(port)};
   spec.directory = layout.state.string();
   spec.readable_paths = {layout.config.string()};
+  spec.memory_max = 256 * k_mebibyte;
+  spec.tasks_max = 64;
   spec.sandbox = Sandbox::strict;
   return spec;
 }
@@ -235,6 +238,9 @@ ServiceSpec vmm_service(const Layout& layout, const std::string& unit, const std
   if (layout.image_path) {
     spec.readable_paths.push_back(layout.images().string());
   }
+  // Without the VMs, which have limits of their own, with the tools that it asks about QEMU and disks.
+  spec.memory_max = 1024 * k_mebibyte;
+  spec.tasks_max = 512;
   spec.sandbox = Sandbox::launcher;
   spec.children_outlive = true;
   spec.stop_timeout = std::chrono::seconds(120);

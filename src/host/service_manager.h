@@ -33,6 +33,9 @@ struct ServiceSpec {
   std::vector<std::string> writable_paths;  // for the sandbox
   std::vector<std::string> readable_paths;  // for the sandbox: needed although below a hidden directory
   Sandbox sandbox = Sandbox::none;
+  // What it may take at most, without what it starts in cgroups of their own; 0: no limit.
+  std::uint64_t memory_max = 0;  // bytes
+  std::uint64_t tasks_max = 0;
   // Processes the service leaves in cgroups of their own (or sessions of their own) survive its stop.
   bool children_outlive = false;
   std::chrono::milliseconds start_timeout{20'000};

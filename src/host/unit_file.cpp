@@ -55,8 +55,6 @@ RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 MemoryDenyWriteExecute=yes
 IPAddressDeny=any
 IPAddressAllow=localhost
-MemoryMax=256M
-TasksMax=64
 LimitNOFILE=4096
 )";
 
@@ -188,6 +186,17 @@ Result<std::string> sandbox_paths(const ServiceSpec& spec) {
   return text + base::format("ProtectHome={}\n", needs_home ? "tmpfs" : "yes");
 }
 
+std::string limits(const ServiceSpec& spec) {
+  std::string text;
+  if (spec.memory_max != 0) {
+    text += base::format("MemoryMax={}\n", spec.memory_max);
+  }
+  if (spec.tasks_max != 0) {
+    text += base::format("TasksMax={}\n", spec.tasks_max);
+  }
+  return text;
+}
+
 Result<std::string> exec_line(const std::vector<std::string>& argv) {
   if (argv.empty()) {
     return base::fail(Code::invalid_argument, "a service without a program");
@@ -302,6 +311,7 @@ Result<std::string> render_unit(const ServiceSpec& spec) {
   text += base::format(
       "Restart=always\nRestartSec={}\nTimeoutStartSec={}\nTimeoutStopSec={}\nKillMode=control-group\n",
       milliseconds(spec.restart_delay), milliseconds(spec.start_timeout), milliseconds(spec.stop_timeout));
+  text += limits(spec);
   if (spec.sandbox != Sandbox::none) {
     DS_TRY(const auto paths, sandbox_paths(spec));
     text += std::string(k_hardening) + std::string(spec.sandbox == Sandbox::strict ? k_strict : k_launcher) +

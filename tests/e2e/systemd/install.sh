@@ -63,6 +63,8 @@ before() {
   rpc Version '{}' || fail "the VMM does not answer"
   expect grep -q 'NoNewPrivs:.1' "/proc/$(main_pid dstack-vmm)/status"
   expect grep -q 'CapEff:.0000000000000000' "/proc/$(main_pid dstack-vmm)/status"
+  expect [ "$(systemctl show --property MemoryMax --value dstack-vmm)" = $((1 << 30)) ]
+  expect [ "$(systemctl show --property TasksMax --value dstack-vmm)" = 512 ]
   expect systemd-analyze security --no-pager --threshold=15 dstack-auth >/dev/null
   expect systemd-analyze security --no-pager --threshold=20 dstack-vmm >/dev/null
 

@@ -86,6 +86,18 @@ TEST(UnitFile, ExposureIsLow) {
       << "the threshold finds nothing";
 }
 
+TEST(UnitFile, EachServiceHasLimits) {
+  EXPECT_EQ(line_of(auth(), "MemoryMax"), "MemoryMax=268435456");
+  EXPECT_EQ(line_of(auth(), "TasksMax"), "TasksMax=64");
+  EXPECT_EQ(line_of(vmm(), "MemoryMax"), "MemoryMax=1073741824");
+  EXPECT_EQ(line_of(vmm(), "TasksMax"), "TasksMax=512");
+  auto unlimited = auth();
+  unlimited.memory_max = 0;
+  unlimited.tasks_max = 0;
+  EXPECT_EQ(line_of(unlimited, "MemoryMax"), "");
+  EXPECT_EQ(line_of(unlimited, "TasksMax"), "");
+}
+
 TEST(UnitFile, SystemdFindsNothingToSay) {
   auto first = auth();
   auto second = vmm();
