@@ -42,6 +42,7 @@ struct Command::Impl {
   std::function<int()> action;
   Description description;  // without the verbs, which have their own
   bool hidden = false;
+  std::vector<std::pair<std::string, std::vector<std::string>>> limits;  // see only_for()
 
   void note(const std::string& names, const std::string& help, const std::string& default_text,
             Values::Kind kind, bool repeatable = false) {
@@ -75,6 +76,27 @@ struct Command::Impl {
       option->description(option->get_description() + " [default: " + default_text + "]");
     }
     return option;
+  }
+  // The names of `app` and its parents, up to the program's own or without it.
+  static std::string path_of(const CLI::App* app, bool with_program) {
+    std::string path;
+    for (; app != nullptr && (with_program || app->get_parent() != nullptr); app = app->get_parent()) {
+      path = app->get_name() + (path.empty() ? "" : " ") + path;
+    }
+    return path;
+  }
+  void check_limits() const {
+    const auto verb = path_of(chosen().app, false);
+    for (const auto& [name, allowed] : limits) {
+      if (app->get_option(name)->count() == 0 || std::ranges::find(allowed, verb) != allowed.end()) {
+        continue;
+      }
+      std::string meant;
+      for (const auto& other : allowed) {
+        meant += (meant.empty() ? "" : " and ") + other;
+      }
+      throw CLI::ValidationError(name, base::format("is for {}", meant));
+    }
   }
   // The deepest verb that was given.
   const Impl& chosen() const {
@@ -174,6 +196,10 @@ void Command::exclude(const std::string& a, const std::string& b) {
   m_impl->app->get_option(a)->excludes(m_impl->app->get_option(b));
 }
 
+void Command::only_for(const std::string& name, std::vector<std::string> verbs) {
+  m_impl->limits.emplace_back(name, std::move(verbs));
+}
+
 void Command::values(const std::string& name, Values values) {
   m_impl->described(name).values = std::move(values);
 }
@@ -218,6 +244,7 @@ Description Command::describe() const {
 std::string Command::parse_error(int argc, const char* const* argv) {
   try {
     m_impl->app->parse(argc, argv);
+    m_impl->check_limits();
   } catch (const CLI::Success&) {
     return {};
   } catch (const CLI::ParseError& error) {
@@ -233,6 +260,7 @@ int Command::run(int argc, const char* const* argv, const Streams& streams) {
   }
   try {
     m_impl->app->parse(argc, argv);
+    m_impl->check_limits();
   } catch (const CLI::Success& success) {
     std::ostringstream nothing;
     m_impl->app->exit(success, streams.out, nothing);
@@ -240,10 +268,7 @@ int Command::run(int argc, const char* const* argv, const Streams& streams) {
     return k_exit_ok;
   } catch (const CLI::ParseError& error) {
     const Impl& chosen = m_impl->chosen();
-    std::string path;
-    for (const CLI::App* app = chosen.app; app != nullptr; app = app->get_parent()) {
-      path = app->get_name() + (path.empty() ? "" : " ") + path;
-    }
+    const auto path = Impl::path_of(chosen.app, true);
     print_error(streams, {base::Code::usage, error.what(), {}, base::format("see \"{} --help\"", path)});
     return k_exit_usage;
   }

@@ -55,6 +55,10 @@ class Command {
   // The options `a` and `b` exclude each other.
   void exclude(const std::string& a, const std::string& b);
 
+  // For the program only: its option `name` means something for these verbs ("status", "image pull"), which
+  // may come before or after it; with others it is a usage error.
+  void only_for(const std::string& name, std::vector<std::string> verbs);
+
   // What may stand for the value of the option `name`, for completions. Without it: text or a number, and a
   // directory for --prefix and all names that end in "-dir".
   void values(const std::string& name, Values values);

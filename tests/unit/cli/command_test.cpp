@@ -62,6 +62,30 @@ class CommandTest : public testing::Test {
 
 }  // namespace
 
+TEST_F(CommandTest, AnOptionOfTheProgramMayBeForSomeVerbsOnly) {
+  const auto run = [&](std::vector<const char*> arguments) {
+    cli::Command program("prog", "does things");
+    std::optional<std::string> host;
+    program.option("--host", host, "for status");
+    program.only_for("--host", {"status", "image pull"});
+    std::string out;
+    program.verb("status", "shows").action([&] { return 0; });
+    program.verb("destroy", "removes").action([&] { return 0; });
+    auto& image = program.verb("image", "images");
+    image.verb("pull", "fetches").action([&] { return 0; });
+    image.verb("list", "lists").action([&] { return 0; });
+    arguments.insert(arguments.begin(), "prog");
+    return program.run(static_cast<int>(arguments.size()), arguments.data(), m_streams);
+  };
+  EXPECT_EQ(run({"--host", "x", "status"}), 0);
+  EXPECT_EQ(run({"status", "--host", "x"}), 0);
+  EXPECT_EQ(run({"image", "pull", "--host", "x"}), 0);
+  EXPECT_EQ(run({"destroy"}), 0);
+  EXPECT_EQ(run({"destroy", "--host", "x"}), cli::k_exit_usage);
+  EXPECT_THAT(m_err.str(), HasSubstr("--host: is for status and image pull"));
+  EXPECT_EQ(run({"--host", "x", "image", "list"}), cli::k_exit_usage);
+}
+
 TEST_F(CommandTest, RunsTheVerbWithItsOptions) {
   EXPECT_EQ(run({"deploy", "-c", "file", "--port", "80", "--port", "1:2", "--memory", "512", "--image", "x"}),
             7);
