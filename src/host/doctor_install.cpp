@@ -152,18 +152,30 @@ Finding journal(const CheckContext& context) {
 
 Finding programs(const CheckContext& context) {
   const auto& facts = context.facts;
-  std::string missing;
-  for (const auto& [name, path] :
-       {std::pair{"dstack-vmm", facts.vmm_program}, std::pair{"dstack-auth", facts.auth_program}}) {
+  std::string missing, named;
+  for (const auto& [name, path, as_it_is] :
+       {std::tuple{"dstack-vmm", facts.vmm_program, facts.named.vmm},
+        std::tuple{"dstack-auth", facts.auth_program, facts.named.auth}}) {
+    if (path.empty() && !as_it_is.empty()) {
+      return failed(as_it_is + " is not a program any more",
+                    base::format("put it back, or name another with --{}-bin", std::string(name).substr(7)));
+    }
     if (path.empty()) {
       missing += (missing.empty() ? "" : ", ") + std::string(name);
     }
+    named += as_it_is.empty() ? "" : "; as it is: " + as_it_is;
   }
   if (!missing.empty()) {
     return failed(base::format("not in {}: {}", facts.program_directory.string(), missing),
-                  "name the directory that holds the programs with --bin-dir");
+                  "name the directory that holds the programs with --programs-from");
   }
-  return ok("dstack-vmm and dstack-auth in " + facts.program_directory.string());
+  if (!named.empty() && facts.programs_version.empty()) {
+    return failed(base::format("{} does not run here", facts.vmm_program.string()),
+                  "name a dstack-vmm that was built for this system");
+  }
+  return ok((facts.named.all ? "none of its own"
+                             : "dstack-vmm and dstack-auth in " + facts.program_directory.string()) +
+            named);
 }
 
 Finding version(const CheckContext& context) {
@@ -185,6 +197,13 @@ Finding image(const CheckContext& context) {
   constexpr const char* k_fix = "build one with 'dstackup image build'";
   if (facts.image_problem) {
     return failed(*facts.image_problem, k_fix);
+  }
+  if (facts.image_to_pull) {
+    const auto& version = facts.image_to_pull->version;
+    const auto evidence =
+        base::format("there is none in {}: install pulls {}", facts.layout.images().string(),
+                     version.empty() ? "the latest release" : "the release " + version);
+    return warning(evidence, "or build one with 'dstackup image build', and leave --image out");
   }
   if (!facts.image) {
     const auto evidence = "there is no guest image with a digest in " + facts.layout.images().string();

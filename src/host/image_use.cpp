@@ -43,14 +43,7 @@ Result<InstallState> last_known_state(const Layout& layout) {
 }
 
 fs::path image_directory(const InstallState& state, const Layout& layout) {
-  return with_images(layout, state).images();
-}
-
-Layout with_images(Layout layout, const InstallState& state) {
-  if (!state.image_path.empty()) {
-    layout.image_path = state.image_path;
-  }
-  return layout;
+  return installed_layout(layout, state).images();
 }
 
 bool same_directory(const fs::path& a, const fs::path& b) {
@@ -66,7 +59,7 @@ ImageUse image_use(const InstallState& state, const Layout& layout, const fs::pa
   if (!same_directory(images, image_directory(state, layout))) {
     return {};
   }
-  return {state.image.value_or(""), state.os_image_hash, layout.vms()};
+  return {state.image.value_or(""), state.os_image_hash, !is_there(layout.state_file()), layout.vms()};
 }
 
 std::vector<std::string> vms_with_image(const fs::path& vms, const std::string& image) {
@@ -88,7 +81,9 @@ std::vector<std::string> vms_with_image(const fs::path& vms, const std::string& 
 
 std::string who_needs(const ImageUse& use, const std::string& name) {
   if (!use.pinned_name.empty() && use.pinned_name == name) {
-    return "the installation pins it";
+    return use.taken_down
+               ? "the installation that was taken down pins it, and 'dstackup install' goes on with it"
+               : "the installation pins it";
   }
   const auto vms = use.vms.empty() ? std::vector<std::string>() : vms_with_image(use.vms, name);
   std::string out;
@@ -96,6 +91,19 @@ std::string who_needs(const ImageUse& use, const std::string& name) {
     out += (i == 0 ? "VMs use it: " : ", ") + vms[i];
   }
   return out;
+}
+
+Result<> check_removal(const ImageUse& use, const std::string& name) {
+  auto why = who_needs(use, name);
+  if (why.empty()) {
+    return {};
+  }
+  const bool kept = use.taken_down && use.pinned_name == name;
+  return base::fail(
+      Error{Code::image_in_use, format("the image {} was not removed", name), std::move(why),
+            kept ? "let it go with 'dstackup destroy --purge', which removes all that was kept, or "
+                   "remove this image alone with --force"
+                 : "remove what uses it first, or remove the image all the same with --force"});
 }
 
 Result<> check_replacement(const ImageUse& use, const fs::path& images, const std::string& name,

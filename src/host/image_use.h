@@ -20,8 +20,6 @@ using base::Result;
 Result<InstallState> last_known_state(const Layout& layout);
 // Where the installation has its images, which install's --image-path may have chosen.
 fs::path image_directory(const InstallState& state, const Layout& layout);
-// `layout` with the installation's --image-path.
-Layout with_images(Layout layout, const InstallState& state);
 // Also when the paths are written differently, or one leads through links.
 bool same_directory(const fs::path& a, const fs::path& b);
 
@@ -29,6 +27,7 @@ bool same_directory(const fs::path& a, const fs::path& b);
 struct ImageUse {
   std::string pinned_name;
   std::string pinned_hash;  // "" = any image of that name
+  bool taken_down = false;  // by destroy without --purge; the next install goes on with the image
   fs::path vms;             // VMs' directories; "" = none
 };
 ImageUse image_use(const InstallState& state, const Layout& layout, const fs::path& images);
@@ -37,6 +36,8 @@ ImageUse image_use(const InstallState& state, const Layout& layout, const fs::pa
 std::vector<std::string> vms_with_image(const fs::path& vms, const std::string& image);
 // "the installation pins it", "VMs use it: a, b"; "" when nobody does.
 std::string who_needs(const ImageUse& use, const std::string& name);
+// Code::image_in_use with the way to let go when somebody needs it.
+Result<> check_removal(const ImageUse& use, const std::string& name);
 // Code::image_in_use when an image of the digest `hash` at `<images>/<name>` would not be the one that is
 // pinned, or would replace another one that somebody needs. One that cannot be loaded is nobody's loss. `fix`
 // is the error's.

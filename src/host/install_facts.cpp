@@ -2,6 +2,7 @@
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/process.h"
 #include "host/install_plan.h"
 #include "host/program_step.h"
@@ -29,12 +30,35 @@ std::filesystem::path program(const std::filesystem::path& directory, const char
   return ::access(path.c_str(), X_OK) == 0 ? path : std::filesystem::path();
 }
 
-// --image, else what is installed, else the newest one that loads.
-Result<std::optional<Image>> choose_image(const InstallOptions& options, const InstallFacts& facts) {
+bool has_image(const fs::path& images, const std::string& name) {
+  std::error_code error;
+  return check_image_name(name) && fs::exists(images / name / k_image_metadata, error);
+}
+
+// --image: one that is here, else a release to be pulled.
+Result<std::optional<Image>> find_or_pull(const std::string& name, InstallFacts& facts) {
+  const auto images = facts.layout.images();
+  const auto wish = has_image(images, name) ? std::nullopt : as_release(name);
+  if (!wish) {
+    DS_TRY(auto image, find_image(images, name));
+    return std::optional(std::move(image));
+  }
+  DS_TRY(const auto version, parse_release_version(wish->version));
+  // What an earlier pull of it left needs no release server.
+  const auto pulled = (wish->gpu ? "dstack-nvidia-" : "dstack-") + version;
+  if (has_image(images, pulled)) {
+    DS_TRY(auto image, find_image(images, pulled));
+    return std::optional(std::move(image));
+  }
+  facts.image_to_pull = ReleaseWish{version, wish->gpu};
+  return std::optional<Image>();
+}
+
+// --image, else what is installed, else the newest one that loads, else the latest release.
+Result<std::optional<Image>> choose_image(const InstallOptions& options, InstallFacts& facts) {
   const auto images = facts.layout.images();
   if (options.image) {
-    DS_TRY(auto image, find_image(images, *options.image));
-    return std::optional(std::move(image));
+    return find_or_pull(*options.image, facts);
   }
   const auto& known = facts.state ? facts.state : facts.last;
   if (known && known->image) {
@@ -58,7 +82,15 @@ Result<std::optional<Image>> choose_image(const InstallOptions& options, const I
   while (needs_digest && !all.empty() && all.back().os_image_hash.empty()) {
     all.pop_back();
   }
-  return all.empty() ? std::optional<Image>() : std::optional(std::move(all.back()));
+  if (!all.empty()) {
+    return std::optional(std::move(all.back()));
+  }
+  // The published images know real TEEs only, so that others are pulled when somebody says from where.
+  const bool pullable = options.release_api || (facts.platform && facts.platform != PlatformKind::simulated);
+  if (!options.no_kms && pullable) {
+    facts.image_to_pull = ReleaseWish{};
+  }
+  return std::optional<Image>();
 }
 
 void read_state(InstallFacts& facts) {
@@ -84,6 +116,66 @@ Result<> choose_image_path(const InstallOptions& options, InstallFacts& facts) {
   if (const auto& path = options.image_path ? options.image_path : kept) {
     DS_CHECK(validate_directory(*path, "--image-path"));
     facts.layout.image_path = *path;
+  }
+  return {};
+}
+
+// A directory flag, else what is installed, else the layout's.
+Result<> choose_directory(const char* flag, const std::optional<std::string>& given, const std::string& kept,
+                          const Layout& usual, fs::path& out) {
+  const auto chosen = given.value_or(kept);
+  if (chosen.empty() && !given) {
+    return {};
+  }
+  DS_CHECK(validate_directory(chosen, flag));
+  out = (fs::path(chosen) / "").lexically_normal().parent_path();
+  for (const auto& own : {usual.config, usual.state, usual.cache, usual.run}) {
+    if (lies_in(out, own)) {
+      return base::fail(Code::layout, base::format("{} {} lies in {}", flag, out.string(), own.string()),
+                        "name a directory that the installation does not use for other things");
+    }
+  }
+  return {};
+}
+
+Result<> choose_directories(const InstallOptions& options, InstallFacts& facts) {
+  const auto known = (facts.state ? facts.state : facts.last).value_or(InstallState{});
+  const auto usual = facts.layout;
+  DS_CHECK(choose_directory("--bin-dir", options.bin_dir, known.bin_dir, usual, facts.layout.bin));
+  DS_CHECK(
+      choose_directory("--libexec-dir", options.libexec_dir, known.libexec_dir, usual, facts.layout.libexec));
+  DS_CHECK(choose_directory("--share-dir", options.share_dir, known.share_dir, usual, facts.layout.share));
+  const auto owner = ProgramStore(facts.layout).owner();
+  if (options.libexec_dir && owner && *owner != facts.layout.state) {
+    return base::fail(Code::layout,
+                      base::format("--libexec-dir {} has the programs of the installation in {}",
+                                   facts.layout.libexec.string(), base::escape_control(owner->string())),
+                      "name another directory");
+  }
+  return {};
+}
+
+// What is copied, and what is run as it is.
+Result<> find_programs(const InstallOptions& options, InstallFacts& facts) {
+  DS_TRY(facts.named, choose_named_programs({options.programs_from, options.skip_managed_binaries,
+                                             options.vmm_bin, options.auth_bin, options.supervisor_bin},
+                                            facts.state ? facts.state : facts.last));
+  if (!facts.named.all) {
+    auto programs = choose_programs(facts.layout, options.programs_from, own_directory(),
+                                    facts.state ? facts.state->programs_dir : "");
+    facts.program_directory = std::move(programs.directory);
+    facts.programs = std::move(programs.set);
+    facts.programs_note = std::move(programs.note);
+  }
+  const auto find = [&](const std::string& named, const char* name) {
+    const fs::path path(named);
+    return named.empty() ? program(facts.program_directory, name)
+                         : program(path.parent_path(), path.filename().c_str());
+  };
+  facts.auth_program = find(facts.named.auth, "dstack-auth");
+  facts.vmm_program = find(facts.named.vmm, "dstack-vmm");
+  if (!facts.vmm_program.empty()) {
+    facts.programs_version = program_version(facts.vmm_program).value_or("");
   }
   return {};
 }
@@ -117,6 +209,7 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
   DS_TRY(facts.layout, Layout::make(options.prefix));
   DS_TRY(facts.instance, instance_name(options.instance, options.prefix));
   read_state(facts);
+  DS_CHECK(choose_directories(options, facts));
   DS_CHECK(choose_image_path(options, facts));
   if (options.expose && *options.expose != "none") {
     // Only when it is asked for: one that was accepted once may be away for the moment.
@@ -136,15 +229,7 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
       facts.kms_image_in_volume = true;
     }
   }
-  auto programs = choose_programs(facts.layout, options.bin_dir, own_directory());
-  facts.program_directory = std::move(programs.directory);
-  facts.programs = std::move(programs.set);
-  facts.programs_note = std::move(programs.note);
-  facts.auth_program = program(facts.program_directory, "dstack-auth");
-  facts.vmm_program = program(facts.program_directory, "dstack-vmm");
-  if (!facts.vmm_program.empty()) {
-    facts.programs_version = program_version(facts.vmm_program).value_or("");
-  }
+  DS_CHECK(find_programs(options, facts));
   const auto& known = facts.state;
   facts.qemu =
       base::find_tool(
@@ -162,13 +247,16 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
   manager_options.instance = facts.instance;
   manager_options.may_start = false;
   DS_TRY(const auto manager, open_service_manager(manager_options));
+  facts.service_manager = manager->kind();
   if (known) {
-    const auto active = [&](const std::string& unit) {
+    const ProgramStore store(facts.layout);
+    const auto look = [&](const std::string& unit, bool& active, std::string& set) {
       const auto status = manager->status(unit);
-      return status && status->state == ServiceState::active;
+      active = status && status->state == ServiceState::active;
+      set = active ? set_of_process(store, status->pid) : "";
     };
-    facts.auth_running = active(known->auth_unit);
-    facts.vmm_running = active(known->vmm_unit);
+    look(known->auth_unit, facts.auth_running, facts.auth_set);
+    look(known->vmm_unit, facts.vmm_running, facts.vmm_set);
     facts.kms_running = known->kms_vm_id && read_live_vm(facts.layout.vms() / *known->kms_vm_id).has_value();
   }
   facts.vms_running = !live_vms(facts.layout.vms()).empty();

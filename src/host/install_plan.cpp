@@ -15,6 +15,11 @@ Result<> check_image(const InstallOptions& options, const InstallFacts& facts, I
   if (facts.image_problem) {
     return base::fail(*facts.image_problem);
   }
+  if (facts.image_to_pull) {
+    plan.image_to_pull = facts.image_to_pull->version.empty() ? "the latest release"
+                                                              : "the release " + facts.image_to_pull->version;
+    return {};
+  }
   if (!facts.image) {
     if (options.no_kms) {
       plan.warnings.emplace_back(
@@ -23,7 +28,7 @@ Result<> check_image(const InstallOptions& options, const InstallFacts& facts, I
     }
     return base::fail(Code::image_missing,
                       "there is no guest image with a digest in " + facts.layout.images().string(),
-                      "build one with 'dstackup image build'");
+                      "build one with 'dstackup image build', or have a release pulled with --image VERSION");
   }
   plan.image = facts.image->name;
   plan.os_image_hash = facts.image->os_image_hash;
@@ -176,6 +181,65 @@ Result<> choose_key_provider(const InstallOptions& options, const InstallFacts& 
   return {};
 }
 
+Result<> choose_programs_to_run(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  if (options.supervisor_bin && facts.service_manager == "systemd") {
+    return base::fail(Code::invalid_argument,
+                      "--supervisor-bin is for hosts without systemd; here systemd runs the services",
+                      "leave --supervisor-bin out");
+  }
+  plan.named = facts.named;
+  plan.vmm_program = facts.vmm_program;
+  plan.auth_program = facts.auth_program;
+  if (plan.named.all) {
+    for (const auto& [flag, given] :
+         {std::pair{"--bin-dir", &options.bin_dir}, std::pair{"--libexec-dir", &options.libexec_dir}}) {
+      if (*given) {
+        return base::fail(
+            Code::invalid_argument,
+            base::format("{}: this installation copies no programs (--skip-managed-binaries)", flag),
+            base::format("leave {} out, or have it copy programs again with --programs-from DIR", flag));
+      }
+    }
+  } else if (facts.programs) {
+    plan.programs = facts.programs;
+    const auto own_copy = ProgramStore(facts.layout).directory(facts.programs->id);
+    if (plan.named.vmm.empty()) {
+      plan.vmm_program = own_copy / "dstack-vmm";
+    }
+    if (plan.named.auth.empty()) {
+      plan.auth_program = own_copy / "dstack-auth";
+    }
+  }
+  if (!facts.programs_note.empty()) {
+    plan.warnings.push_back(facts.programs_note);
+  }
+  return {};
+}
+
+// Of the flags; "" where the layout has the directory anyway.
+void note_directories(const InstallOptions& options, const Layout& chosen, InstallState& s) {
+  const auto usual = Layout::make(options.prefix);
+  const auto differing = [](const fs::path& have, const fs::path& otherwise) {
+    return have == otherwise ? std::string() : have.string();
+  };
+  s.bin_dir = usual ? differing(chosen.bin, usual->bin) : "";
+  s.libexec_dir = usual ? differing(chosen.libexec, usual->libexec) : "";
+  s.share_dir = usual ? differing(chosen.share, usual->share) : "";
+}
+
+void note_programs(const InstallFacts& facts, const InstallPlan& plan, InstallState& s) {
+  s.programs_dir = plan.named.all  ? ""
+                   : plan.programs ? ProgramStore(facts.layout).directory(plan.programs->id).string()
+                                   : facts.program_directory.string();
+  s.skip_managed_binaries = plan.named.all;
+  s.vmm_bin = plan.named.vmm;
+  s.vmm_bin_seen = plan.named.vmm.empty() ? "" : program_mark(plan.named.vmm);
+  s.auth_bin = plan.named.auth;
+  s.auth_bin_seen = plan.named.auth.empty() ? "" : program_mark(plan.named.auth);
+  s.supervisor_bin = plan.named.supervisor;
+  s.version = facts.programs_version;
+}
+
 void fill_state(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
   const auto& l = plan.layout;
   InstallState s = facts.state ? *facts.state : facts.last ? *facts.last : InstallState{};
@@ -197,7 +261,8 @@ void fill_state(const InstallOptions& options, const InstallFacts& facts, Instal
   s.os_image_hash = plan.os_image_hash;
   s.journal = l.journal().string();
   s.instance = plan.instance;
-  s.bin_dir = plan.vmm_program.parent_path().string();
+  note_directories(options, l, s);
+  note_programs(facts, plan, s);
   s.qemu_path = plan.qemu;
   s.kms_image = plan.kms_image;
   s.host_api_port = plan.host_api_port;
@@ -211,7 +276,6 @@ void fill_state(const InstallOptions& options, const InstallFacts& facts, Instal
                        : base::format("{}:{}", plan.key_provider.address, plan.key_provider.port);
   s.kp_own_project =
       plan.key_provider.project.empty() ? std::nullopt : std::optional(plan.key_provider.project);
-  s.version = facts.programs_version;
   plan.state = std::move(s);
 }
 
@@ -220,10 +284,18 @@ void describe_running(const InstallFacts& facts, InstallPlan& plan) {
   if (!facts.state) {
     return;
   }
-  const auto directory = [](const std::filesystem::path& program) { return program.parent_path().string(); };
-  plan.auth_outdated =
-      facts.state->auth_port != plan.auth_port || facts.state->bin_dir != directory(plan.auth_program);
-  plan.vmm_outdated = facts.state->bin_dir != directory(plan.vmm_program);
+  const auto& before = *facts.state;
+  const ProgramStore store(facts.layout);
+  // The record may be of an install that started nothing.
+  const auto other_set = [&](const std::string& set, const fs::path& program) {
+    return !set.empty() && store.directory(set) != program.parent_path();
+  };
+  plan.auth_outdated = before.auth_port != plan.auth_port || before.auth_program() != plan.auth_program ||
+                       before.auth_bin_seen != plan.state.auth_bin_seen ||
+                       other_set(facts.auth_set, plan.auth_program);
+  plan.vmm_outdated = before.vmm_program() != plan.vmm_program ||
+                      before.vmm_bin_seen != plan.state.vmm_bin_seen ||
+                      other_set(facts.vmm_set, plan.vmm_program);
   if (facts.vms_running && facts.state->host_api_port != plan.host_api_port) {
     plan.warnings.emplace_back(
         "VMs that run reach the VMM at the host API's old port until they are started again");
@@ -293,17 +365,7 @@ Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts&
   plan.vmm_unit = unit_name("dstack-vmm", facts.instance);
   plan.auth_unit = unit_name("dstack-auth", facts.instance);
   plan.qemu = facts.qemu;
-  plan.vmm_program = facts.vmm_program;
-  plan.auth_program = facts.auth_program;
-  if (facts.programs) {
-    plan.programs = facts.programs;
-    const auto own_copy = ProgramStore(facts.layout).directory(facts.programs->id);
-    plan.vmm_program = own_copy / "dstack-vmm";
-    plan.auth_program = own_copy / "dstack-auth";
-  }
-  if (!facts.programs_note.empty()) {
-    plan.warnings.push_back(facts.programs_note);
-  }
+  DS_CHECK(choose_programs_to_run(options, facts, plan));
   plan.cgroup_root = facts.cgroup_root;
   if (facts.state) {
     if (facts.state->platform != plan.platform) {

@@ -14,9 +14,11 @@
 #include "host/image.h"
 #include "host/key_provider.h"
 #include "host/layout.h"
+#include "host/named_programs.h"
 #include "host/platform.h"
 #include "host/ports.h"
 #include "host/programs.h"
+#include "host/release.h"
 #include "host/state.h"
 
 namespace dstack::host {
@@ -33,8 +35,11 @@ struct InstallOptions {
   bool no_kms = false;
   bool allow_unpinned_image = false;
   std::optional<std::string> qemu;
-  std::optional<std::string> bin_dir;
+  std::optional<std::string> programs_from, vmm_bin, auth_bin, supervisor_bin;
+  bool skip_managed_binaries = false;
+  std::optional<std::string> bin_dir, libexec_dir, share_dir;
   std::optional<std::string> image_path;
+  std::optional<std::string> release_api;            // where an image that is not here is pulled from
   std::optional<std::string> expose;                 // IP address, "none" takes it back
   std::optional<std::string> existing_key_provider;  // ADDRESS:PORT
   std::optional<std::string> key_provider_src;
@@ -55,11 +60,14 @@ struct InstallFacts {
   std::optional<InstallState> last;      // of one that was taken down without --purge
   std::optional<PlatformKind> platform;  // asked for, installed or found; nullopt: there is none
   std::optional<Image> image;            // chosen
+  // A release to be pulled instead: there is no such image here. Without a version: the latest.
+  std::optional<ReleaseWish> image_to_pull;
   // Why there is no usable platform, record or image. A plan fails with them; doctor goes on.
   std::optional<base::Error> platform_problem, state_problem, image_problem;
   std::vector<app::VerityVolume> kms_volumes;  // that hold the KMS image
   bool kms_image_in_volume = false;
-  std::optional<ProgramSet> programs;               // to be run; absent when some are missing
+  std::optional<ProgramSet> programs;               // to be copied; absent when some are missing
+  NamedPrograms named;                              // to be run as they are
   std::string programs_version;                     // what dstack-vmm says; "" = it does not run here
   std::string programs_note;                        // "" = nothing to say about the choice
   std::filesystem::path auth_program, vmm_program;  // empty = not found
@@ -69,6 +77,9 @@ struct InstallFacts {
   // Ports that our own running parts hold.
   bool auth_running = false, vmm_running = false, kms_running = false;
   bool vms_running = false;  // any of ours
+  // Sets of programs that the running services were started from, "" = unknown.
+  std::string auth_set, vmm_set;
+  std::string service_manager;  // "systemd" or "supervisor"
   std::optional<std::uint64_t> memory_mib, disk_mib;
   PortTest port_is_free = host::port_is_free;
   std::string cgroup_root;  // for VMs, "" = none
@@ -104,6 +115,7 @@ struct InstallPlan {
   std::string platform;
   std::string vmm_unit, auth_unit;
   std::string image;          // name, "" = none
+  std::string image_to_pull;  // release that is pulled first, for people; then the name is not known yet
   std::string os_image_hash;  // "" = unpinned
   std::uint16_t dashboard_port = 0, auth_port = 0, host_api_port = 0;
   std::uint16_t kms_port = 0;  // 0 = no KMS
@@ -116,8 +128,9 @@ struct InstallPlan {
   std::string kms_image;
   std::vector<app::VerityVolume> kms_volumes;
   std::string qemu;
-  std::optional<ProgramSet> programs;               // that the installation gets a copy of
-  std::filesystem::path auth_program, vmm_program;  // in that copy
+  std::optional<ProgramSet> programs;  // that the installation gets a copy of
+  NamedPrograms named;
+  std::filesystem::path auth_program, vmm_program;  // in that copy, or named
   std::string cgroup_root;
   std::string expose;  // address on which the VMM's API is served over TLS, "" = none
   KeyProviderPlan key_provider;

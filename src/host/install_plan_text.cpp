@@ -5,10 +5,14 @@
 
 namespace dstack::host {
 
+std::string image_of_plan(const InstallPlan& plan) {
+  return !plan.image.empty() ? plan.image : !plan.image_to_pull.empty() ? "of " + plan.image_to_pull : "none";
+}
+
 std::string plan_as_text(const InstallPlan& plan, const std::vector<InstallStep>& steps) {
-  std::string out = base::format("platform {}, guest image {}, installation below {}\n", plan.platform,
-                                 plan.image.empty() ? "none" : plan.image,
-                                 plan.layout.prefix ? plan.layout.prefix->string() : "/");
+  std::string out =
+      base::format("platform {}, guest image {}, installation below {}\n", plan.platform, image_of_plan(plan),
+                   plan.layout.prefix ? plan.layout.prefix->string() : "/");
   out += "ports on 127.0.0.1\n";
   for (const auto& use : plan.ports) {
     out += base::format("  {:5} {}: {} ({}, {})\n", use.port, use.user, use.why, use.flag, use.origin);
@@ -35,6 +39,7 @@ std::string plan_as_json(const InstallPlan& plan, const std::vector<InstallStep>
   json["dryRun"] = true;
   json["platform"] = plan.platform;
   json["image"] = plan.image;
+  json["imageToPull"] = plan.image_to_pull;
   json["osImageHash"] = plan.os_image_hash;
   json["ports"] = nlohmann::ordered_json::array();
   for (const auto& use : plan.ports) {

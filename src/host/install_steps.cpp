@@ -9,12 +9,11 @@
 #include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
-#include "crypto/hash.h"
 #include "crypto/random.h"
+#include "host/installed_services.h"
 #include "host/optional_steps.h"
 #include "host/program_step.h"
 #include "host/render.h"
-#include "host/tls_identity.h"
 
 namespace dstack::host {
 
@@ -131,9 +130,10 @@ InstallStep allowlist_step(InstallContext& context) {
   const auto hash = context.plan.os_image_hash;
   InstallStep step{
       "allow-list",
-      context.plan.image.empty() ? "there is no guest image yet, so none may get keys"
-      : hash.empty()             ? "any guest image may get keys"
-                                 : "guest image " + hash.substr(0, 16) + "… may get keys",
+      !context.plan.image_to_pull.empty() ? "the guest image that is pulled may get keys"
+      : context.plan.image.empty()        ? "there is no guest image yet, so none may get keys"
+      : hash.empty()                      ? "any guest image may get keys"
+                                          : "guest image " + hash.substr(0, 16) + "… may get keys",
       {{Kind::file, path.string(), "allow-list"}, {Kind::file, path.string() + ".lock", "allow-list"}},
       {},
       {}};
@@ -266,7 +266,7 @@ Result<bool> bring_up(const InstallContext& context, const ServiceSpec& spec) {
 
 InstallStep auth_step(InstallContext& context) {
   const auto& plan = context.plan;
-  const auto spec = auth_service(plan.layout, plan.auth_unit, plan.auth_program, plan.auth_port);
+  const auto spec = installed_auth_service(plan.layout, plan.state);
   return {plan.auth_unit, base::format("the KMS asks it on port {} who may have keys", plan.auth_port),
           service_entries(context, plan.auth_unit),
           [&context] { return service_pending(context, context.plan.auth_unit, context.plan.auth_outdated); },
@@ -286,8 +286,7 @@ InstallStep vmm_step(InstallContext& context) {
           base::format("makes and keeps the VMs; its API is http://127.0.0.1:{}", plan.dashboard_port),
           service_entries(context, plan.vmm_unit), pending, [&context, configuration]() -> Result<bool> {
             const auto& p = context.plan;
-            DS_TRY(const auto spec, configured_vmm_service(p.layout, p.vmm_unit, p.auth_unit, p.vmm_program,
-                                                           configuration, !p.expose.empty()));
+            DS_TRY(const auto spec, installed_vmm_service(p.layout, p.state, configuration));
             return bring_up(context, spec);
           }};
 }
@@ -298,28 +297,6 @@ std::string kms_configuration(const InstallPlan& plan) {
   return render_kms_toml({.auth_port = plan.auth_port,
                           .simulated = plan.platform == "simulated",
                           .snp = plan.platform == "amd-sev-snp"});
-}
-
-Result<ServiceSpec> configured_vmm_service(const Layout& layout, const std::string& unit,
-                                           const std::string& auth_unit, const std::filesystem::path& program,
-                                           const std::string& configuration, bool exposed) {
-  auto spec = vmm_service(layout, unit, auth_unit, program);
-  if (layout.image_path) {
-    // Links are followed inside the sandbox, where their end has to be too.
-    std::error_code error;
-    const auto real = std::filesystem::canonical(*layout.image_path, error);
-    if (!error && real != *layout.image_path) {
-      spec.readable_paths.push_back(real.string());
-    }
-  }
-  // One digest of both, so that it says nothing about the token.
-  DS_TRY(const auto token, base::read_file(layout.token_file(), 4096));
-  spec.environment.push_back("DSTACK_READ_SHA256=" + crypto::sha256_hex(configuration + token));
-  if (exposed) {
-    DS_TRY(const auto fingerprint, read_fingerprint(layout.tls_cert()));
-    spec.environment.push_back("DSTACK_CERTIFICATE=" + fingerprint);
-  }
-  return spec;
 }
 
 Result<bool> write_if_different(const std::filesystem::path& path, std::string_view text, mode_t mode) {
@@ -388,6 +365,9 @@ std::vector<InstallStep> install_steps(InstallContext& context) {
     steps.push_back(vmm_step(context));
     if (context.plan.programs) {
       steps.push_back(programs_well_step(context));
+    }
+    if (auto former = former_programs_step(context)) {
+      steps.push_back(std::move(*former));
     }
   }
   return steps;

@@ -37,20 +37,14 @@ std::vector<InstallStep> install_steps(InstallContext& context);
 // kms.toml, as it is kept on the host and measured into the KMS.
 std::string kms_configuration(const InstallPlan& plan);
 
-// The VMM's service with this configuration. What it reads when it starts (configuration, token, certificate)
-// is part of the definition, so that the manager sees that a running VMM has read something else, also when
-// the install that changed it did not come as far as restarting it.
-base::Result<ServiceSpec> configured_vmm_service(const Layout& layout, const std::string& unit,
-                                                 const std::string& auth_unit,
-                                                 const std::filesystem::path& program,
-                                                 const std::string& configuration, bool exposed);
-
 // Journals what the step creates, then applies it.
 base::Result<bool> run_step(const InstallStep& step, Journal& journal);
 
 // The plan for people and programs: ports, addresses and each step with what it makes, why, and what there is
 // to do.
 std::string plan_as_text(const InstallPlan& plan, const std::vector<InstallStep>& steps);
+// Its guest image, for people.
+std::string image_of_plan(const InstallPlan& plan);
 std::string plan_as_json(const InstallPlan& plan, const std::vector<InstallStep>& steps);
 
 // The simulated root of trust of this host: seed (64 hex digits, 0600) and root certificate. Kept when both

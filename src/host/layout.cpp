@@ -145,6 +145,11 @@ Result<> validate_directory(const fs::path& path, std::string_view what) {
   return {};
 }
 
+bool lies_in(const fs::path& path, const fs::path& directory) {
+  const auto relative = path.lexically_normal().lexically_relative(directory);
+  return !relative.empty() && *relative.begin() != "..";
+}
+
 Result<Layout> Layout::make(const std::optional<std::string>& prefix) {
   Layout layout;
   if (!prefix) {

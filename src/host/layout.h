@@ -58,6 +58,9 @@ struct Layout {
 // Absolute, not "/", no segment "." or "..". `what` names it in the error ("--prefix").
 base::Result<> validate_directory(const fs::path& path, std::string_view what);
 
+// Is `path` the directory or in it, going by their names?
+bool lies_in(const fs::path& path, const fs::path& directory);
+
 // The suffix of unit names: `instance` if given (only [A-Za-z0-9._-], not empty), else "<slug>-<fnv1a32>" of
 // the prefix, else "" for the system layout.
 base::Result<std::string> instance_name(const std::optional<std::string>& instance,

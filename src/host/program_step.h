@@ -19,11 +19,13 @@ struct ProgramChoice {
   std::string note;                 // for people; "" = nothing to say
 };
 
-// `bin_dir` if given, else what the installation runs (after an upgrade that
-// was cut off: what it ran before), else what lies beside this program. Only
-// the first and the last can change what runs.
-ProgramChoice choose_programs(const Layout& layout, const std::optional<std::string>& bin_dir,
-                              const std::filesystem::path& own_directory);
+// `from` if given, else what the installation runs (after an upgrade that
+// was cut off: what it ran before), else what is in the directory `installed`
+// of the record, else what lies beside this program. Only the first and the
+// last can change what runs.
+ProgramChoice choose_programs(const Layout& layout, const std::optional<std::string>& from,
+                              const std::filesystem::path& own_directory,
+                              const std::filesystem::path& installed = {});
 
 // Copies plan.programs to its place, makes it the current set, and puts
 // dstackup and dstack on the PATH unless somebody else's are there. Needs
@@ -33,5 +35,8 @@ InstallStep programs_step(InstallContext& context);
 // After the services: they came up with these programs. Until then a later install goes back to those of
 // before.
 InstallStep programs_well_step(InstallContext& context);
+// After that: takes away what the installation has of programs and commands in places that it uses no more.
+// nullopt when there is nothing.
+std::optional<InstallStep> former_programs_step(InstallContext& context);
 
 }  // namespace dstack::host

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <ranges>
 #include <vector>
 
 #include "base/bytes.h"
@@ -66,6 +67,20 @@ Result<> copy_program(const fs::path& from, const fs::path& to) {
 
 bool is_program_set_id(const std::string& text) {
   return text.size() == 16 && base::from_hex(text).has_value();
+}
+
+std::string set_of_process(const ProgramStore& store, pid_t pid) {
+  const auto command = pid > 0 ? base::read_file(base::format("/proc/{}/cmdline", pid), 64 * 1024)
+                               : Result<std::string>(std::string());
+  // Not only the first word: an interpreter comes before the script that it runs.
+  for (const auto part : std::views::split(command.value_or(""), '\0')) {
+    const fs::path path(std::string_view(part.begin(), part.end()));
+    const auto id = path.parent_path().filename().string();
+    if (is_program_set_id(id) && path.parent_path() == store.directory(id)) {
+      return id;
+    }
+  }
+  return {};
 }
 
 Result<ProgramSet> inspect_programs(const fs::path& directory) {
@@ -154,6 +169,35 @@ Result<> ProgramStore::point(const char* link, const std::string& id) const {
                             errno);
   }
   return sync_path(m_root);
+}
+
+Result<bool> ProgramStore::claim(const fs::path& state) const {
+  const auto other = owner();
+  if (other == state) {
+    return false;
+  }
+  if (other) {
+    return base::fail(Code::layout,
+                      base::format("{} has the programs of another installation, that of {}", m_root.string(),
+                                   base::escape_control(other->string())),
+                      "name another directory with --libexec-dir");
+  }
+  DS_CHECK(base::make_dirs(versions()));
+  if (::symlink(state.c_str(), owner_link().c_str()) != 0) {
+    return base::fail_errno(Code::io, base::format("cannot create {}", owner_link().string()), errno);
+  }
+  DS_CHECK(sync_path(versions()));
+  return true;
+}
+
+std::optional<fs::path> ProgramStore::owner() const {
+  std::error_code error;
+  auto out = fs::read_symlink(owner_link(), error);
+  return error ? std::nullopt : std::optional(std::move(out));
+}
+
+bool ProgramStore::is_part(const std::string& name) {
+  return is_program_set_id(name) || name.starts_with(k_unfinished);
 }
 
 Result<bool> ProgramStore::add(const ProgramSet& programs) const {

@@ -3,6 +3,8 @@
 // which ran before.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -30,6 +32,7 @@ base::Result<std::string> check_programs_run(const ProgramSet& programs);
 class ProgramStore {
  public:
   explicit ProgramStore(const Layout& layout) : m_root(layout.libexec) {}
+  explicit ProgramStore(std::filesystem::path root) : m_root(std::move(root)) {}
 
   const std::filesystem::path& root() const { return m_root; }
   std::filesystem::path versions() const { return m_root / "versions"; }
@@ -37,6 +40,14 @@ class ProgramStore {
   // nullopt when there is none, or what it names is gone.
   std::optional<std::string> current() const { return target("current"); }
   std::optional<std::string> previous() const { return target("previous"); }
+
+  // Says whose the store is: the installation with this state directory. Code::layout when another one has
+  // it.
+  base::Result<bool> claim(const std::filesystem::path& state) const;
+  std::optional<std::filesystem::path> owner() const;
+  std::filesystem::path owner_link() const { return versions() / ".of"; }
+  // Is it the name of a set below versions(), finished or not?
+  static bool is_part(const std::string& name);
 
   // Copies the set to its place, durably and in one step; a set that is there is checked and left alone. True
   // when it was new.
@@ -54,6 +65,9 @@ class ProgramStore {
 
   std::filesystem::path m_root;
 };
+
+// The set of the store that a process was started from, going by its command line; "" when it is none.
+std::string set_of_process(const ProgramStore& store, pid_t pid);
 
 // Is it what ids look like?
 bool is_program_set_id(const std::string& text);

@@ -50,6 +50,15 @@ class Reader {
     }
     out = static_cast<Integer>(value->get<std::uint64_t>());
   }
+  void truth(const char* key, bool& out) {
+    if (const Json* value = find(key, false)) {
+      if (value->is_boolean()) {
+        out = value->get<bool>();
+      } else {
+        problem(key, "is not true or false");
+      }
+    }
+  }
   const std::string& first_problem() const { return m_problem; }
 
  private:
@@ -151,7 +160,9 @@ Result<InstallState> parse_state(std::string_view text, const std::string& name)
   read.text("os_image_hash", s.os_image_hash);
   read.text("journal", s.journal);
   read.text("instance", s.instance);
-  read.text("bin_dir", s.bin_dir);
+  // Older records have the directory of the programs under the name of what is the directory of commands now.
+  const bool older = !json.contains("programs_dir");
+  read.text(older ? "bin_dir" : "programs_dir", s.programs_dir);
   read.text("qemu_path", s.qemu_path);
   read.text("service_manager", s.service_manager);
   read.text("kms_image", s.kms_image);
@@ -162,6 +173,17 @@ Result<InstallState> parse_state(std::string_view text, const std::string& name)
   read.text("tls_cert", s.tls_cert);
   read.text("image_path", s.image_path);
   read.text("key_provider", s.key_provider);
+  read.truth("skip_managed_binaries", s.skip_managed_binaries);
+  read.text("vmm_bin", s.vmm_bin);
+  read.text("vmm_bin_seen", s.vmm_bin_seen);
+  read.text("auth_bin", s.auth_bin);
+  read.text("auth_bin_seen", s.auth_bin_seen);
+  read.text("supervisor_bin", s.supervisor_bin);
+  if (!older) {
+    read.text("bin_dir", s.bin_dir);
+  }
+  read.text("libexec_dir", s.libexec_dir);
+  read.text("share_dir", s.share_dir);
   read.text("version", s.version);
   if (!read.first_problem().empty()) {
     return corrupt(name, read.first_problem());
@@ -179,6 +201,20 @@ Result<std::optional<InstallState>> load_state(const std::filesystem::path& path
   }
   DS_TRY(auto state, parse_state(*text, path.string()));
   return std::optional(std::move(state));
+}
+
+Layout installed_layout(Layout layout, const InstallState& state) {
+  if (!state.image_path.empty()) {
+    layout.image_path = state.image_path;
+  }
+  for (const auto& [chosen, directory] :
+       {std::pair{&state.bin_dir, &layout.bin}, std::pair{&state.libexec_dir, &layout.libexec},
+        std::pair{&state.share_dir, &layout.share}}) {
+    if (!chosen->empty()) {
+      *directory = *chosen;
+    }
+  }
+  return layout;
 }
 
 Result<InstallState> require_state(const std::filesystem::path& path) {
@@ -215,7 +251,7 @@ std::string to_json_text(const InstallState& s) {
   json["os_image_hash"] = s.os_image_hash;
   json["journal"] = s.journal;
   json["instance"] = s.instance;
-  json["bin_dir"] = s.bin_dir;
+  json["programs_dir"] = s.programs_dir;
   json["qemu_path"] = s.qemu_path;
   json["service_manager"] = s.service_manager;
   json["kms_image"] = s.kms_image;
@@ -225,10 +261,17 @@ std::string to_json_text(const InstallState& s) {
   // Only where they are used, so that most records stay short.
   for (const auto& [key, value] :
        {std::pair{"expose", &s.expose}, std::pair{"tls_cert", &s.tls_cert},
-        std::pair{"image_path", &s.image_path}, std::pair{"key_provider", &s.key_provider}}) {
+        std::pair{"image_path", &s.image_path}, std::pair{"key_provider", &s.key_provider},
+        std::pair{"vmm_bin", &s.vmm_bin}, std::pair{"vmm_bin_seen", &s.vmm_bin_seen},
+        std::pair{"auth_bin", &s.auth_bin}, std::pair{"auth_bin_seen", &s.auth_bin_seen},
+        std::pair{"supervisor_bin", &s.supervisor_bin}, std::pair{"bin_dir", &s.bin_dir},
+        std::pair{"libexec_dir", &s.libexec_dir}, std::pair{"share_dir", &s.share_dir}}) {
     if (!value->empty()) {
       json[key] = *value;
     }
+  }
+  if (s.skip_managed_binaries) {
+    json["skip_managed_binaries"] = true;
   }
   json["version"] = s.version;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "host/layout.h"
 
 namespace dstack::host {
 
@@ -32,7 +33,7 @@ struct InstallState {
   std::string os_image_hash;  // the pin, lower hex; "" = --allow-unpinned-image
   std::string journal;        // path of the intent journal
   std::string instance;       // suffix of the unit names, "" = none
-  std::string bin_dir;        // where dstack-vmm, dstack-auth were found
+  std::string programs_dir;   // of the installation's own dstack-vmm and dstack-auth, "" = it has none
   std::string qemu_path;
   std::string service_manager;  // "systemd" or "supervisor"
   std::string kms_image;        // container image reference the KMS runs from
@@ -43,7 +44,16 @@ struct InstallState {
   std::string tls_cert;        // path of its certificate
   std::string image_path;      // --image-path, "" = below the state directory
   std::string key_provider;    // ADDRESS:PORT of the SGX key provider, "" = none
-  std::string version;         // of the dstackup that wrote the file
+  bool skip_managed_binaries = false;
+  // --vmm-bin, --auth-bin, --supervisor-bin: run as they are; "" = the installation's own.
+  std::string vmm_bin, auth_bin, supervisor_bin;
+  std::string vmm_bin_seen, auth_bin_seen;      // program_mark() of what was started
+  std::string bin_dir, libexec_dir, share_dir;  // of the flags, "" = where the layout has them
+  std::string version;                          // of the installation's dstack-vmm
+
+  // What the services run.
+  fs::path vmm_program() const { return vmm_bin.empty() ? programs_dir + "/dstack-vmm" : vmm_bin; }
+  fs::path auth_program() const { return auth_bin.empty() ? programs_dir + "/dstack-auth" : auth_bin; }
 
   // "https://192.0.2.7:9080", "" when the API is not exposed.
   std::string exposed_url() const;
@@ -60,6 +70,8 @@ base::Result<std::optional<InstallState>> load_state(const std::filesystem::path
 base::Result<InstallState> parse_state(std::string_view text, const std::string& name);
 // load_state() for callers that need an installation: Code::not_installed when there is none.
 base::Result<InstallState> require_state(const std::filesystem::path& path);
+// `layout` with the directories that the installation's flags chose.
+Layout installed_layout(Layout layout, const InstallState& state);
 
 std::string to_json_text(const InstallState& state);
 // Atomic and durable.

@@ -169,8 +169,9 @@ class SupervisorManager : public ServiceManager {
     // Rather the installation's own copy: where this program is may change or go.
     std::error_code error;
     const auto own = m_options.layout.libexec / "current/dstackup";
-    const auto program =
-        fs::exists(own, error) ? fs::canonical(own, error).string() : m_options.supervisor_program;
+    const auto program = !m_options.supervisor_bin.empty() ? m_options.supervisor_bin
+                         : fs::exists(own, error)          ? fs::canonical(own, error).string()
+                                                           : m_options.supervisor_program;
     command.argv = {program,     "supervise",
                     "--run-dir", m_options.layout.run.string(),
                     "--log-dir", m_options.layout.logs().string()};

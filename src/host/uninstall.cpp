@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "host/program_places.h"
 #include "host/state.h"
 
 namespace dstack::host {
@@ -26,32 +28,19 @@ bool is_there(const fs::path& path) {
 // Is `path` a directory of this layout or in one, so that a damaged journal cannot make us remove anything
 // else?
 bool belongs(const Layout& layout, const fs::path& path) {
-  const auto below = [&](const fs::path& directory) {
-    const auto relative = path.lexically_normal().lexically_relative(directory);
-    return !relative.empty() && *relative.begin() != "..";
-  };
   if (layout.prefix) {
-    return below(*layout.prefix);
+    return lies_in(path, *layout.prefix);
   }
-  return below(layout.config) || below(layout.state) || below(layout.cache) || below(layout.run) ||
-         below(layout.libexec);
+  return std::ranges::any_of(
+      std::array{layout.config, layout.state, layout.cache, layout.run, layout.libexec},
+      [&](const fs::path& directory) { return lies_in(path, directory); });
 }
 
 // A parent of ours that was made for us, such as /usr/local/libexec. It goes only when it is empty.
 bool is_parent(const Layout& layout, const fs::path& path) {
-  const auto holds = [&](const fs::path& directory) {
-    const auto relative = directory.lexically_relative(path.lexically_normal());
-    return !relative.empty() && *relative.begin() != "..";
-  };
-  return holds(layout.config) || holds(layout.state) || holds(layout.cache) || holds(layout.run) ||
-         holds(layout.libexec) || holds(layout.bin);
-}
-
-// A name of one of our programs in the directory of commands, still ours.
-bool is_command_link(const Layout& layout, const fs::path& path) {
-  std::error_code error;
-  const auto target = fs::read_symlink(path, error);
-  return !error && path.parent_path() == layout.bin && target.parent_path() == layout.libexec / "current";
+  return std::ranges::any_of(
+      std::array{layout.config, layout.state, layout.cache, layout.run, layout.libexec, layout.bin},
+      [&](const fs::path& directory) { return lies_in(directory, path.lexically_normal()); });
 }
 
 // Temporary files of atomic writes that a crash interrupted.
@@ -120,8 +109,7 @@ Result<> remove_our_tree(const Layout& layout, const fs::path& tree, Removal& ou
 fs::path emptied_root(const Layout& layout, const std::vector<fs::path>& directories) {
   fs::path root;
   for (const auto& directory : directories) {
-    const auto relative = layout.state.lexically_relative(directory);
-    if (!relative.empty() && *relative.begin() != ".." &&
+    if (lies_in(layout.state, directory) &&
         (root.empty() || directory.string().size() < root.string().size())) {
       root = directory;
     }
@@ -186,16 +174,18 @@ Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& jou
   }
   DS_CHECK(remove_temporary_files(layout.config));
   DS_CHECK(remove_temporary_files(layout.state));
+  const auto places = program_places(journal);
+  DS_CHECK(remove_programs(ours_of(places, layout), out.kept));
   std::vector<fs::path> directories;  // innermost first
   for (auto it = journal.rbegin(); it != journal.rend(); ++it) {
     const fs::path path(it->name);
     if (it->kind == Kind::directory) {
-      if (belongs(layout, path) || is_parent(layout, path)) {
+      if (belongs(layout, path) || is_parent(layout, path) || leads_to(places, path)) {
         directories.push_back(path);
       }
       continue;
     }
-    if (path.parent_path() == layout.bin ? !is_command_link(layout, path) : !belongs(layout, path)) {
+    if (is_part(places, path) || !belongs(layout, path)) {
       continue;
     }
     if (it->kind == Kind::tree) {
@@ -207,8 +197,7 @@ Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& jou
   DS_CHECK(remove_directory(layout.config, out));
   for (const auto& directory : directories) {
     // What the journal lies in is not empty yet, and no news.
-    const auto relative = layout.state.lexically_relative(directory);
-    if (is_there(directory) && (relative.empty() || *relative.begin() == "..")) {
+    if (is_there(directory) && !lies_in(layout.state, directory)) {
       DS_CHECK(remove_directory(directory, out));
     }
   }

@@ -60,8 +60,8 @@ Result<> Upgrade::go_back(const PendingUpgrade& pending) const {
   return base::remove_file(m_pending);
 }
 
-Result<> Upgrade::switch_to(const std::string& to) const {
-  const auto from = m_store.current();
+Result<> Upgrade::switch_to(const std::string& to, const std::optional<std::string>& running) const {
+  const auto from = running ? running : m_store.current();
   if (!from) {
     return base::fail(Code::no_previous, "the programs of this installation are not its own copies yet",
                       "run 'dstackup install' once, then upgrade");

@@ -39,9 +39,10 @@ class Upgrade {
   // Goes back to the set that ran before an upgrade that was cut off; says which one it was, if there was
   // one.
   base::Result<std::optional<PendingUpgrade>> recover() const;
-  // To the set `to`, which is in the store. When it does not come up or the check fails, the services run the
-  // set of before again and the result is Code::upgrade_failed with the reason.
-  base::Result<> switch_to(const std::string& to) const;
+  // To the set `to`, which is in the store; `running` is what the services run if that is not the current
+  // one, after an install that chose programs and started nothing. When it does not come up or the check
+  // fails, the services run the set of before again and the result is Code::upgrade_failed with the reason.
+  base::Result<> switch_to(const std::string& to, const std::optional<std::string>& running = {}) const;
 
  private:
   base::Result<> go_back(const PendingUpgrade& pending) const;

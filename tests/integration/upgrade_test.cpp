@@ -212,7 +212,7 @@ TEST_F(Upgrade, ARollbackOfACutOffUpgradeSaysWhatItDid) {
 
 TEST_F(Upgrade, ProgramsChosenWithNoStartAreTheOnesThatTheNextInstallRuns) {
   const auto set = *host::inspect_programs(others());
-  const auto configured = host.run(host.install({"--bin-dir", set.directory.string(), "--no-start"}));
+  const auto configured = host.run(host.install({"--programs-from", set.directory.string(), "--no-start"}));
   ASSERT_EQ(configured.exit_code, 0) << configured.err;
   EXPECT_EQ(running("dstack-vmm"), first);
   const auto installed = host.run(host.install());
@@ -222,6 +222,32 @@ TEST_F(Upgrade, ProgramsChosenWithNoStartAreTheOnesThatTheNextInstallRuns) {
   EXPECT_EQ(store.current(), set.id);
   EXPECT_EQ(store.previous(), first);
   EXPECT_EQ(host.not_converged(), "");
+}
+
+// It said "nothing to do", though the programs of before still ran.
+TEST_F(Upgrade, AfterAnInstallThatStartedNothingAnUpgradeToItsProgramsSwitchesToThem) {
+  const auto set = *host::inspect_programs(others());
+  const auto configured = host.run(host.install({"--programs-from", set.directory.string(), "--no-start"}));
+  ASSERT_EQ(configured.exit_code, 0) << configured.err;
+  ASSERT_EQ(running("dstack-vmm"), first);
+  const auto dry = dstackup({"upgrade", "--from", set.directory.string(), "--dry-run", "--json"});
+  const auto plan = nlohmann::json::parse(dry.out);
+  EXPECT_TRUE(plan["changes"].get<bool>());
+  EXPECT_EQ(plan["from"], first);
+  const auto installing = host.run(host.install({"--dry-run"}));
+  EXPECT_THAT(installing.out, HasSubstr("[restart]"));
+  const auto up = dstackup({"upgrade", "--from", set.directory.string(), "--json"});
+  ASSERT_EQ(up.exit_code, 0) << up.err;
+  const auto result = nlohmann::json::parse(up.out);
+  EXPECT_TRUE(result["changed"].get<bool>());
+  EXPECT_EQ(result["from"], first);
+  EXPECT_EQ(running("dstack-vmm"), set.id);
+  EXPECT_EQ(running("dstack-auth"), set.id);
+  EXPECT_EQ(dstackup({"upgrade", "--from", set.directory.string()}).out,
+            "nothing to do, these programs run already\n");
+  EXPECT_EQ(host.not_converged(), "");
+  ASSERT_EQ(dstackup({"rollback"}).exit_code, 0);
+  EXPECT_EQ(running("dstack-vmm"), first);
 }
 
 TEST_F(Upgrade, TheRecordHasTheVersionOfTheProgramsNotOfDstackup) {
@@ -243,7 +269,7 @@ TEST_F(Upgrade, TheRecordHasTheVersionOfTheProgramsNotOfDstackup) {
   EXPECT_EQ(recorded(), "9.9.9") << "install keeps the programs";
   ASSERT_EQ(dstackup({"rollback"}).exit_code, 0);
   EXPECT_EQ(recorded(), DSTACK_VERSION);
-  const auto changed = host.run(host.install({"--bin-dir", directory.string()}));
+  const auto changed = host.run(host.install({"--programs-from", directory.string()}));
   ASSERT_EQ(changed.exit_code, 0) << changed.err;
   EXPECT_EQ(recorded(), "9.9.9");
 }

@@ -22,9 +22,10 @@ base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host:
 }
 
 base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,
-                                                                  const std::string& instance,
-                                                                  bool may_start) {
+                                                                  const std::string& instance, bool may_start,
+                                                                  const std::string& supervisor_bin) {
   host::ServiceManagerOptions options;
+  options.supervisor_bin = supervisor_bin;
   options.layout = layout;
   options.instance = instance;
   options.may_start = may_start;

@@ -103,7 +103,9 @@ void add_doctor(cli::Command& program, const cli::Streams& streams) {
               "the installed one, else auto");
   verb.values("--platform", cli::Values::choice({"auto", "tdx", "amd-sev-snp", "simulated"}));
   verb.option("--qemu", o.qemu, "QEMU program", "the installed one");
-  verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
+  verb.option("--programs-from", o.programs_from, "directory of dstack-vmm and dstack-auth",
+              "the installed ones, else dstackup's own");
+  verb.values("--programs-from", cli::Values::directory());
   verb.flag("-j,--json", flags->json, "print JSON");
   verb.examples(
       "dstackup doctor\n"

@@ -9,9 +9,9 @@
 #include "base/fs.h"
 #include "cli/progress.h"
 #include "cli/table.h"
+#include "fetch_image.h"
 #include "host/image.h"
 #include "host/image_build.h"
-#include "host/image_pull.h"
 #include "host/image_use.h"
 #include "host/layout.h"
 #include "host/release.h"
@@ -34,7 +34,7 @@ struct Options {
   std::optional<std::string> image_path;
   std::optional<std::string> release;
   std::optional<std::string> release_api;
-  std::shared_ptr<std::optional<std::string>> program_release_api;  // given before the verb
+  std::shared_ptr<const Globals> globals;
   std::vector<std::string> names;
   std::string name;
   std::string mirror;
@@ -64,8 +64,9 @@ fs::path find_recipe(const host::Layout& layout) {
 }
 
 base::Result<int> build(const Options& options, const cli::Streams& streams) {
-  DS_TRY(const auto layout, host::Layout::make(options.prefix));
+  DS_TRY(auto layout, host::Layout::make(options.prefix));
   DS_TRY(const auto state, host::last_known_state(layout));
+  layout.share = host::installed_layout(layout, state).share;
   host::BuildImage what;
   what.images = options.output ? fs::absolute(*options.output) : host::image_directory(state, layout);
   what.use = host::image_use(state, layout, what.images);
@@ -136,7 +137,9 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
   cli::Table table({{"NAME"}, {"VERSION"}, {"OS IMAGE HASH"}, {"PINNED"}});
   for (const auto& image : images) {
     table.add({image.name, image.metadata.version, image.os_image_hash.empty() ? "-" : image.os_image_hash,
-               pinned(image) ? "yes" : ""});
+               !pinned(image)   ? ""
+               : use.taken_down ? "kept"
+                                : "yes"});
   }
   streams.out << table.text();
   return cli::k_exit_ok;
@@ -183,16 +186,6 @@ base::Result<int> verify(const Options& options, const cli::Streams& streams) {
   return code;
 }
 
-base::Result<> may_remove(const host::ImageUse& use, const std::string& name) {
-  auto why = host::who_needs(use, name);
-  if (why.empty()) {
-    return {};
-  }
-  return base::fail(base::Error{base::Code::image_in_use, format("the image {} was not removed", name),
-                                std::move(why),
-                                "remove what uses it first, or remove the image all the same with --force"});
-}
-
 base::Result<int> remove(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
   DS_TRY(const auto directory, images_of(options, layout));
@@ -201,7 +194,7 @@ base::Result<int> remove(const Options& options, const cli::Streams& streams) {
   for (const auto& name : options.names) {
     DS_CHECK(host::check_image_name(name));
     if (!options.force) {
-      DS_CHECK(may_remove(use, name));
+      DS_CHECK(host::check_removal(use, name));
     }
   }
   std::size_t removed = 0;
@@ -225,30 +218,12 @@ base::Result<int> remove(const Options& options, const cli::Streams& streams) {
 
 base::Result<int> pull(const Options& options, const cli::Streams& streams) {
   DS_TRY(const auto layout, host::Layout::make(options.prefix));
-  host::PullImage what;
-  DS_TRY(what.images, images_of(options, layout));
-  DS_TRY(what.api, host::clean_release_api(options.release_api.value_or(
-                       options.program_release_api->value_or(host::k_release_api))));
-  what.version = options.release;
-  what.gpu = options.gpu;
-  what.force = options.force;
-  what.insecure = options.insecure;
-  DS_TRY(const auto state, host::last_known_state(layout));
-  what.use = host::image_use(state, layout, what.images);
-  if (host::same_directory(what.images, layout.images())) {
-    DS_CHECK(host::ensure_state_directory(layout));
-  }
+  DS_TRY(const auto images, images_of(options, layout));
   cli::Progress progress(streams, options.json);
-  what.report = [&](std::string_view line) { progress.step(line); };
-  what.warn = [&](std::string_view line) { progress.warn(line); };
-  what.on_progress = [&](std::uint64_t done, std::optional<std::uint64_t> total) {
-    progress.bytes("downloading", done, total);
-  };
-  if (what.api.starts_with("http://")) {
-    progress.warn(
-        "the release server is asked over unencrypted http: whoever is in between decides what the image is");
-  }
-  DS_TRY(const auto pulled, host::pull_image(what));
+  const auto& api = options.release_api ? options.release_api : options.globals->release_api;
+  DS_TRY(const auto pulled,
+         fetch_image({layout, images, api, options.release, options.gpu, options.force, options.insecure},
+                     progress));
   if (options.json) {
     streams.out << Json{{"name", pulled.image.name},
                         {"directory", pulled.image.directory.string()},
@@ -279,14 +254,12 @@ void set_action(cli::Command& verb, std::shared_ptr<Options> options, const cli:
 
 }  // namespace
 
-void add_image(cli::Command& program, const cli::Streams& streams) {
-  auto release_api = std::make_shared<std::optional<std::string>>();
-  program.option("--release-api-base-url", *release_api, "release server (GitHub's API), up to /repos",
-                 host::k_release_api);
+void add_image(cli::Command& program, const cli::Streams& streams,
+               const std::shared_ptr<const Globals>& globals) {
   auto& image = program.verb("image", "fetch, build, list, check and remove guest images");
   {
     auto options = std::make_shared<Options>();
-    options->program_release_api = std::move(release_api);
+    options->globals = globals;
     auto& verb = image.verb("pull", "fetch a published guest image");
     verb.option("--version", options->release, "release to fetch", "the latest");
     verb.flag("--gpu", options->gpu, "prefer an image for NVIDIA GPUs where the release has one");

@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "cli/progress.h"
 #include "context.h"
+#include "fetch_image.h"
 #include "host/install_plan.h"
 #include "host/install_steps.h"
 #include "host/leftovers.h"
@@ -73,18 +74,44 @@ Result<> settle(const host::InstallOptions& options) {
   return {};
 }
 
-// Everything that can be known before the first side effect.
-Result<Planned> preflight(const Flags& flags, const host::InstallOptions& options,
-                          const cli::Streams& streams) {
-  DS_CHECK(settle(options));
+// What the checks found, and only then, and only if there is need of it, a guest image from the release
+// server: after that there is an image of that name.
+Result<Preflight> look_and_fetch(const Flags& flags, host::InstallOptions& options,
+                                 const cli::Streams& streams) {
   DS_TRY(auto look, look_at_host(options, flags.ignored_checks));
-  auto& facts = look.facts;
-  if (!flags.json && !flags.dry_run) {
+  if (flags.dry_run) {
+    return look;
+  }
+  if (!flags.json) {
     print_findings(streams, look.checks);
   }
-  if (!flags.dry_run) {
-    DS_CHECK(host::require_no_failure(look.checks, /*shown=*/!flags.json));
+  DS_CHECK(host::require_no_failure(look.checks, /*shown=*/!flags.json));
+  if (!look.facts.image_to_pull) {
+    return look;
   }
+  // What the plan refuses needs no image.
+  DS_CHECK(host::make_plan(options, look.facts));
+  const auto& wish = *look.facts.image_to_pull;
+  const auto& layout = look.facts.layout;
+  cli::Progress progress(streams, flags.json);
+  FetchImage what{layout, layout.images(), options.release_api, {}, wish.gpu};
+  what.version = wish.version.empty() ? std::nullopt : std::optional(wish.version);
+  auto pulled = fetch_image(what, progress);
+  if (!pulled) {
+    return base::fail(std::move(pulled).error(), "the guest image could not be pulled");
+  }
+  progress.ok("guest image " + pulled->image.name);
+  options.image = pulled->image.name;
+  DS_TRY(look, look_at_host(options, flags.ignored_checks));
+  DS_CHECK(host::require_no_failure(look.checks, /*shown=*/false));
+  return look;
+}
+
+// Everything that can be known before the first side effect, but for a guest image.
+Result<Planned> preflight(const Flags& flags, host::InstallOptions& options, const cli::Streams& streams) {
+  DS_CHECK(settle(options));
+  DS_TRY(auto look, look_and_fetch(flags, options, streams));
+  auto& facts = look.facts;
   auto made = host::make_plan(options, facts);
   if (!made && flags.dry_run) {
     if (!flags.json) {
@@ -154,7 +181,7 @@ host::InstallStep kms_step(const host::InstallPlan& plan, std::function<Result<b
       "KMS",
       base::format("a VM from {} with the guest image {}, reached on port {}; ready when its evidence "
                    "verifies, then its root is pinned",
-                   plan.kms_image, plan.image, plan.kms_port),
+                   plan.kms_image, host::image_of_plan(plan), plan.kms_port),
       {{Kind::vm, "dstack-kms", "KMS"}, {Kind::file, plan.layout.kms_ca().string(), "KMS root certificate"}},
       [up = plan.kms_up, made = plan.state.kms_vm_id.has_value()] {
         return std::string(up ? "" : made ? "start" : "make");
@@ -162,15 +189,28 @@ host::InstallStep kms_step(const host::InstallPlan& plan, std::function<Result<b
       std::move(apply)};
 }
 
+// Only for the printed plan: before the steps that run, it is done already.
+host::InstallStep pull_step(const host::InstallPlan& plan, const host::InstallOptions& options) {
+  return {"guest image",
+          base::format("{} is pulled from {}, its digest checked", plan.image_to_pull,
+                       options.release_api.value_or(host::k_release_api)),
+          {},
+          [] { return std::string("pull"); },
+          {}};
+}
+
 Result<int> install(const Flags& flags, const cli::Streams& streams) {
-  DS_TRY(const auto options, parse(flags));
+  DS_TRY(auto options, parse(flags));
   cli::Progress progress(streams, flags.json);
   DS_TRY(auto planned, preflight(flags, options, streams));
   auto* plan = &planned.plan;
-  DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run));
+  DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run, plan->named.supervisor));
   host::InstallContext context{*plan, *services};
   if (flags.dry_run) {
     auto steps = host::install_steps(context);
+    if (!plan->image_to_pull.empty()) {
+      steps.insert(steps.begin(), pull_step(*plan, options));
+    }
     if (plan->kms_port != 0 && plan->start) {
       steps.push_back(kms_step(*plan, {}));
     }
@@ -231,14 +271,16 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
 
 }  // namespace
 
-void add_install(cli::Command& program, const cli::Streams& streams) {
+void add_install(cli::Command& program, const cli::Streams& streams,
+                 const std::shared_ptr<const Globals>& globals) {
   auto flags = std::make_shared<Flags>();
   auto& verb = program.verb("install", "set this host up: services, KMS, identities");
   auto& o = flags->options;
   verb.option("--platform", o.platform, "auto, tdx, amd-sev-snp or simulated", "auto");
   verb.option("--prefix", o.prefix, "keep everything below this directory", "the system's directories");
   verb.option("--instance", o.instance, "suffix of the services' names", "from --prefix");
-  verb.option("--image", o.image, "guest image", "the installed one, else the newest");
+  verb.option("--image", o.image, "guest image: one that is here, or a release to be pulled, such as 0.6.0",
+              "the installed one, else the newest");
   verb.option("--dashboard-port", flags->dashboard_port, "port of the VMM's API", "9080");
   verb.option("--auth-port", flags->auth_port, "port of the authorisation webhook", "8001");
   verb.option("--host-api-port", flags->host_api_port, "port on which guests reach the VMM", "10000");
@@ -249,9 +291,26 @@ void add_install(cli::Command& program, const cli::Streams& streams) {
   verb.flag("--no-kms", o.no_kms, "no KMS: apps get no keys");
   verb.flag("--allow-unpinned-image", o.allow_unpinned_image, "release keys to any guest image");
   verb.option("--qemu", o.qemu, "QEMU program", "qemu-system-x86_64");
-  verb.option("--bin-dir", o.bin_dir, "directory of dstack-vmm and dstack-auth", "dstackup's own");
+  verb.option("--programs-from", o.programs_from, "directory of the programs to be copied and run",
+              "the installed ones, else dstackup's own");
+  verb.option("--bin-dir", o.bin_dir, "directory for the commands dstack and dstackup", "/usr/local/bin");
+  verb.option("--libexec-dir", o.libexec_dir, "directory for the copies of the programs",
+              "/usr/local/libexec/dstack");
+  verb.option("--share-dir", o.share_dir, "directory of the recipe of images and of the SGX key provider",
+              "/usr/local/share/dstack");
+  verb.flag("--skip-managed-binaries", o.skip_managed_binaries,
+            "copy no programs, run them as they are named; --programs-from takes it back");
+  verb.option("--vmm-bin", o.vmm_bin, "run this dstack-vmm as it is; managed takes it back",
+              "dstack-vmm with --skip-managed-binaries, else a copy");
+  verb.option("--auth-bin", o.auth_bin, "run this dstack-auth as it is; managed takes it back",
+              "dstack-auth with --skip-managed-binaries, else a copy");
+  verb.option("--supervisor-bin", o.supervisor_bin,
+              "where there is no systemd: the dstackup that supervises the services; managed takes it back",
+              "a copy of dstackup");
   verb.option("--image-path", o.image_path, "directory of guest images; stays yours",
               "the installation's own");
+  verb.option("--release-api-base-url", o.release_api, "release server (GitHub's API), up to /repos",
+              host::k_release_api);
   verb.option("--expose", o.expose,
               "serve the VMM's API on this address of the host too, over TLS; none takes it back",
               "loopback only");
@@ -270,17 +329,27 @@ void add_install(cli::Command& program, const cli::Streams& streams) {
   verb.values("--platform", cli::Values::choice({"auto", "tdx", "amd-sev-snp", "simulated"}));
   verb.values("--image", cli::Values::dynamic("images"));
   verb.values("--image-path", cli::Values::directory());
-  verb.values("--qemu", cli::Values::file());
+  verb.values("--programs-from", cli::Values::directory());
+  for (const auto* name : {"--qemu", "--vmm-bin", "--auth-bin", "--supervisor-bin"}) {
+    verb.values(name, cli::Values::file());
+  }
   verb.values("--key-provider-src", cli::Values::directory());
   verb.exclude("--no-kms", "--kms-port");
   verb.exclude("--no-kms", "--kms-image");
+  for (const auto* name : {"--programs-from", "--bin-dir", "--libexec-dir"}) {
+    verb.exclude("--skip-managed-binaries", name);
+  }
   verb.examples(
       "dstackup install --platform simulated\n"
       "dstackup install --platform simulated --dry-run\n"
+      "dstackup install --platform simulated --image 0.6.0\n"
       "dstackup install --platform simulated --expose 192.0.2.7\n"
       "dstackup install --platform simulated --prefix /opt/dstack-test --dashboard-port 9180");
-  verb.action(
-      [flags, &streams] { return report(streams, flags->json, [&] { return install(*flags, streams); }); });
+  verb.action([flags, globals, &streams] {
+    auto& api = flags->options.release_api;
+    api = api ? api : globals->release_api;
+    return report(streams, flags->json, [&] { return install(*flags, streams); });
+  });
 }
 
 }  // namespace dstack::dstackup

@@ -242,7 +242,8 @@ Result<int> status(const Flags& flags, const cli::Streams& streams) {
 
 }  // namespace
 
-void add_status(cli::Command& program, const cli::Streams& streams) {
+void add_status(cli::Command& program, const cli::Streams& streams,
+                const std::shared_ptr<const Globals>& globals) {
   auto flags = std::make_shared<Flags>();
   auto& verb = program.verb("status", "services, KMS, image pin, VMs; exit code 0 when all is up, else 1");
   verb.option("--prefix", flags->prefix, "the installation below this directory");
@@ -258,8 +259,10 @@ void add_status(cli::Command& program, const cli::Streams& streams) {
       "dstackup status --wait=60\n"
       "dstackup status --host https://192.0.2.7:9080\n"
       "dstackup status --json --prefix /opt/dstack-test");
-  verb.action(
-      [flags, &streams] { return report(streams, flags->json, [&] { return status(*flags, streams); }); });
+  verb.action([flags, globals, &streams] {
+    flags->host = flags->host ? flags->host : globals->host;
+    return report(streams, flags->json, [&] { return status(*flags, streams); });
+  });
 }
 
 }  // namespace dstack::dstackup

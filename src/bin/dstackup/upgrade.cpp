@@ -15,11 +15,12 @@
 #include "context.h"
 #include "host/image_use.h"
 #include "host/install_steps.h"
+#include "host/installed_services.h"
 #include "host/journal.h"
 #include "host/kms_contact.h"
+#include "host/named_programs.h"
 #include "host/program_source.h"
 #include "host/programs.h"
-#include "host/render.h"
 #include "host/upgrade.h"
 #include "host/vm_record.h"
 #include "verbs.h"
@@ -54,7 +55,7 @@ struct Installation {
 Result<Installation> open_installation(const Flags& flags) {
   DS_TRY(auto layout, host::Layout::make(flags.prefix));
   DS_TRY(auto state, host::require_state(layout.state_file()));
-  layout = host::with_images(std::move(layout), state);
+  layout = host::installed_layout(std::move(layout), state);
   host::ProgramStore store(layout);
   return Installation{std::move(layout), std::move(state), std::move(store)};
 }
@@ -121,14 +122,49 @@ Result<> check_health(const Installation& at, host::ServiceManager& services, co
 }
 
 Result<> run_programs(const Installation& at, host::ServiceManager& services, const std::string& id) {
-  const auto directory = at.store.directory(id);
-  DS_CHECK(services.start(
-      host::auth_service(at.layout, at.state.auth_unit, directory / "dstack-auth", at.state.auth_port)));
+  auto state = at.state;
+  state.programs_dir = at.store.directory(id).string();
+  DS_CHECK(services.start(host::installed_auth_service(at.layout, state)));
   DS_TRY(const auto configuration, base::read_file(at.layout.vmm_toml()));
-  DS_TRY(const auto vmm,
-         host::configured_vmm_service(at.layout, at.state.vmm_unit, at.state.auth_unit,
-                                      directory / "dstack-vmm", configuration, !at.state.expose.empty()));
+  DS_TRY(const auto vmm, host::installed_vmm_service(at.layout, state, configuration));
   return services.start(vmm);
+}
+
+// Those of the services that run the installation's own programs, and so change with them.
+std::vector<std::string> managed_units(const Installation& at) {
+  std::vector<std::string> out;
+  for (const auto& [named, unit] : {std::pair{&at.state.auth_bin, &at.state.auth_unit},
+                                    std::pair{&at.state.vmm_bin, &at.state.vmm_unit}}) {
+    if (named->empty()) {
+      out.push_back(*unit);
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> named_programs(const Installation& at) {
+  std::vector<std::string> out;
+  for (const auto& named : {at.state.auth_bin, at.state.vmm_bin}) {
+    if (!named.empty()) {
+      out.push_back(named);
+    }
+  }
+  return out;
+}
+
+// What the services run, if it is not `id`: an install may have chosen others and started nothing.
+std::optional<std::string> other_running_set(const Installation& at, host::ServiceManager& services,
+                                             const std::string& id) {
+  std::error_code error;
+  for (const auto& unit : managed_units(at)) {
+    const auto status = services.status(unit);
+    const bool active = status && status->state == host::ServiceState::active;
+    auto set = active ? host::set_of_process(at.store, status->pid) : "";
+    if (!set.empty() && set != id && fs::is_directory(at.store.directory(set), error)) {
+      return set;
+    }
+  }
+  return std::nullopt;
 }
 
 host::UpgradeActions actions_for(const Installation& at, host::ServiceManager& services, const Health& before,
@@ -148,8 +184,8 @@ std::string shown(const Installation& at, const std::optional<std::string>& id) 
 
 // The record follows, for status and for a later install.
 Result<> record(Installation& at, const std::string& id) {
-  at.state.bin_dir = at.store.directory(id).string();
-  DS_TRY(at.state.version, host::program_version(at.store.directory(id) / "dstack-vmm"));
+  at.state.programs_dir = at.store.directory(id).string();
+  DS_TRY(at.state.version, host::program_version(at.state.vmm_program()));
   const auto text = host::to_json_text(at.state);
   DS_CHECK(host::write_if_different(at.layout.state_file(), text, 0644));
   return {};
@@ -162,14 +198,19 @@ Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Ins
                             host::ServiceManager& services, const std::string& to, const Undone& undone,
                             cli::Progress& progress) {
   const auto now = at.store.current();
-  const auto from = undone && now == to ? std::optional(undone->to) : now;
+  const auto running = other_running_set(at, services, to);
+  const auto from = undone && now == to ? std::optional(undone->to) : running ? running : now;
+  const bool there = now == to && !running;
   const Health before{host::live_vms(at.layout.vms()), kms_answers(at)};
   const host::Upgrade upgrade(at.store, at.layout.pending_upgrade(),
                               actions_for(at, services, before, progress));
   const bool changed = from != to;
-  if (now != to) {
+  if (!there) {
     progress.step(base::format("switching from {} to {}", shown(at, from), shown(at, to)));
-    DS_CHECK(upgrade.switch_to(to));
+    for (const auto& program : named_programs(at)) {
+      progress.skip(program + " is left alone: it is run as it is");
+    }
+    DS_CHECK(upgrade.switch_to(to, running));
     progress.ok(base::format("services run and answer, {} VMs kept running", before.vms.size()));
   }
   DS_CHECK(record(at, to));
@@ -183,7 +224,7 @@ Result<int> switch_programs(const Flags& flags, const cli::Streams& streams, Ins
                         {"vms", before.vms.size()}}
                        .dump()
                 << '\n';
-  } else if (changed && now == to) {
+  } else if (changed && there) {
     streams.out << "the upgrade that was cut off is undone, " << shown(at, to) << " runs again\n";
   } else if (changed) {
     streams.out << "switched in " << cli::format_seconds(progress.elapsed())
@@ -211,9 +252,21 @@ Result<Undone> unfinished(const Installation& at) {
   return host::Upgrade(at.store, at.layout.pending_upgrade(), {}).unfinished();
 }
 
-int print_plan(const Flags& flags, const cli::Streams& streams, const Installation& at, const Undone& undone,
-               const std::string& to, const std::string& what) {
-  const auto from = undone ? std::optional(undone->to) : at.store.current();
+std::string joined(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const auto& part : parts) {
+    out += (out.empty() ? "" : ", ") + part;
+  }
+  return out.empty() ? "nothing" : out;
+}
+
+Result<int> print_plan(const Flags& flags, const cli::Streams& streams, const Installation& at,
+                       const Undone& undone, const std::string& to, const std::string& what) {
+  DS_TRY(const auto services, open_services(at.layout, at.state.instance, /*may_start=*/false));
+  const auto running = other_running_set(at, *services, to);
+  const auto from = undone ? std::optional(undone->to) : running ? running : at.store.current();
+  const auto units = managed_units(at);
+  const auto named = named_programs(at);
   const auto vms = host::live_vms(at.layout.vms()).size();
   // What is cut off is undone first, whatever comes then.
   const bool changes = undone || from != to;
@@ -223,8 +276,8 @@ int print_plan(const Flags& flags, const cli::Streams& streams, const Installati
                         {"from", from.value_or("")},
                         {"to", to},
                         {"directory", at.store.directory(to).string()},
-                        {"restarts",
-                         changes ? Json::array({at.state.auth_unit, at.state.vmm_unit}) : Json::array()},
+                        {"restarts", changes ? Json(units) : Json::array()},
+                        {"leavesAlone", named},
                         {"vms", vms}}
                        .dump()
                 << '\n';
@@ -239,7 +292,8 @@ int print_plan(const Flags& flags, const cli::Streams& streams, const Installati
                          : "")
               << "  now        " << shown(at, from) << '\n'
               << "  then       " << to << " in " << at.store.directory(to).string() << '\n'
-              << "  restarts   " << at.state.auth_unit << ", " << at.state.vmm_unit << '\n'
+              << "  restarts   " << joined(units) << '\n'
+              << (named.empty() ? "" : "  not        " + joined(named) + ", run as it is\n")
               << "  keeps      " << vms << " VMs running, configuration, token, allow-list\n"
               << "  goes back  if a service does not stay up, the VMM's API or "
                  "the KMS does not answer, or a "
@@ -250,6 +304,7 @@ int print_plan(const Flags& flags, const cli::Streams& streams, const Installati
 Result<int> upgrade(const Flags& flags, const cli::Streams& streams) {
   DS_CHECK(need_root("upgrade"));
   DS_TRY(auto at, open_installation(flags));
+  DS_CHECK(host::require_managed_programs(at.state, "upgrade"));
   cli::Progress progress(streams, flags.json);
   std::error_code error;
   const fs::path from =
@@ -263,7 +318,8 @@ Result<int> upgrade(const Flags& flags, const cli::Streams& streams) {
   }
   DS_TRY(const auto lock, take_lock(at.layout));
   DS_TRY(at, open_installation(flags));
-  DS_TRY(const auto services, open_services(at.layout, at.state.instance, /*may_start=*/true));
+  DS_TRY(const auto services,
+         open_services(at.layout, at.state.instance, /*may_start=*/true, at.state.supervisor_bin));
   DS_TRY(const auto undone, recover(at, *services, progress));
   DS_TRY(auto journal, host::Journal::open(at.layout.journal()));
   DS_CHECK(journal.record({host::JournalEntry::Kind::file, at.layout.pending_upgrade().string(), "upgrade"}));
@@ -278,6 +334,7 @@ Result<int> upgrade(const Flags& flags, const cli::Streams& streams) {
 Result<int> rollback(const Flags& flags, const cli::Streams& streams) {
   DS_CHECK(need_root("rollback"));
   DS_TRY(auto at, open_installation(flags));
+  DS_CHECK(host::require_managed_programs(at.state, "roll back"));
   cli::Progress progress(streams, flags.json);
   const auto previous = [&]() -> Result<std::string> {
     const auto id = at.store.previous();
@@ -297,7 +354,8 @@ Result<int> rollback(const Flags& flags, const cli::Streams& streams) {
   }
   DS_TRY(const auto lock, take_lock(at.layout));
   DS_TRY(at, open_installation(flags));
-  DS_TRY(const auto services, open_services(at.layout, at.state.instance, /*may_start=*/true));
+  DS_TRY(const auto services,
+         open_services(at.layout, at.state.instance, /*may_start=*/true, at.state.supervisor_bin));
   DS_TRY(const auto undone, recover(at, *services, progress));
   if (undone) {
     // That was the way back.

@@ -46,7 +46,7 @@ before() {
   printf '#!/bin/sh\necho "something is wrong with this machine" >&2\nexit 9\n' >/tmp/broken/dstack-vmm
   chmod +x /tmp/broken/dstack-vmm
   local code=0
-  "$programs/dstackup" install --platform simulated --no-kms --bin-dir /tmp/broken >/tmp/out 2>&1 || code=$?
+  "$programs/dstackup" install --platform simulated --no-kms --programs-from /tmp/broken >/tmp/out 2>&1 || code=$?
   cat /tmp/out
   expect [ "$code" -ne 0 ]
   expect grep -q 'something is wrong with this machine' /tmp/out

@@ -65,8 +65,29 @@ TEST(ImageDirectory, IsTheInstallationsHoweverItIsWritten) {
   EXPECT_EQ(image_use(state, layout, layout.images()).pinned_name, "");
   EXPECT_EQ(image_directory(state, layout), dir / "images");
   EXPECT_EQ(image_directory({}, layout), layout.images());
-  EXPECT_EQ(with_images(layout, state).images(), dir / "images");
-  EXPECT_FALSE(with_images(layout, {}).image_path);
+  EXPECT_EQ(installed_layout(layout, state).images(), dir / "images");
+  EXPECT_FALSE(installed_layout(layout, {}).image_path);
+}
+
+// The record that destroy leaves kept an image without a word about it.
+TEST(ImageRemoval, SaysThatAnInstallationWhichWasTakenDownKeepsIt) {
+  const TempDir dir;
+  const auto layout = *Layout::make((dir / "prefix").string());
+  InstallState state;
+  state.image = "one";
+  ASSERT_TRUE(base::make_dirs(layout.state));
+  std::ofstream(layout.state_file()) << "{}";
+  const auto running = check_removal(image_use(state, layout, layout.images()), "one");
+  ASSERT_FALSE(running);
+  EXPECT_THAT(running.error().what(), testing::Not(HasSubstr("taken down")));
+  fs::remove(layout.state_file());
+  const auto use = image_use(state, layout, layout.images());
+  const auto kept = check_removal(use, "one");
+  ASSERT_FALSE(kept);
+  EXPECT_EQ(kept.error().code, Code::image_in_use);
+  EXPECT_THAT(kept.error().what(), HasSubstr("taken down"));
+  EXPECT_THAT(kept.error().fix, testing::AllOf(HasSubstr("destroy --purge"), HasSubstr("--force")));
+  EXPECT_TRUE(check_removal(use, "two"));
 }
 
 TEST(ImageDirectory, ACorruptRecordDoesNotBecomeTheDefault) {

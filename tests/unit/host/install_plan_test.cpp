@@ -122,6 +122,84 @@ TEST(InstallPlan, ImagePin) {
   EXPECT_FALSE(plan->warnings.empty());
 }
 
+// Its name and digest are not known before it is here.
+TEST(InstallPlan, AnImageThatIsPulledFirst) {
+  auto facts = good();
+  facts.image.reset();
+  facts.image_to_pull = ReleaseWish{"0.6.0", false};
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(plan->image_to_pull, "the release 0.6.0");
+  EXPECT_EQ(plan->image + plan->os_image_hash, "");
+  facts.image_to_pull = ReleaseWish{};
+  EXPECT_EQ(make_plan(options(), facts)->image_to_pull, "the latest release");
+}
+
+TEST(InstallPlan, ProgramsThatAreRunAsTheyAre) {
+  auto facts = installed();
+  facts.named.vmm = "/usr/bin/dstack-vmm";
+  facts.vmm_program = facts.named.vmm;
+  facts.programs = ProgramSet{"/b", "0123456789abcdef", {"dstack-auth", "dstack-vmm"}};
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan) << plan.error().what();
+  EXPECT_EQ(plan->vmm_program, "/usr/bin/dstack-vmm");
+  EXPECT_EQ(plan->auth_program, "/opt/d/libexec/dstack/versions/0123456789abcdef/dstack-auth");
+  EXPECT_TRUE(plan->vmm_outdated);
+  EXPECT_EQ(plan->state.vmm_program(), plan->vmm_program);
+  EXPECT_EQ(plan->state.auth_program(), plan->auth_program);
+  // Another file at that path.
+  facts.state = plan->state;
+  EXPECT_FALSE(make_plan(options(), facts)->vmm_outdated);
+  facts.state->vmm_bin_seen = "another";
+  EXPECT_TRUE(make_plan(options(), facts)->vmm_outdated);
+  EXPECT_FALSE(make_plan(options(), facts)->auth_outdated);
+}
+
+TEST(InstallPlan, WhereNothingIsCopiedThereAreNoDirectoriesForIt) {
+  auto facts = good();
+  facts.named = {true, "/usr/bin/dstack-vmm", "/usr/bin/dstack-auth", ""};
+  facts.programs = ProgramSet{"/b", "0123456789abcdef", {}};
+  const auto plan = make_plan(options(), facts);
+  ASSERT_TRUE(plan);
+  EXPECT_FALSE(plan->programs);
+  EXPECT_TRUE(plan->state.skip_managed_binaries);
+  EXPECT_EQ(plan->state.programs_dir, "");
+  auto o = options();
+  o.libexec_dir = "/opt/x";
+  expect_refused(o, facts, base::Code::invalid_argument, "--libexec-dir");
+}
+
+TEST(InstallPlan, ASupervisorIsForHostsWithoutSystemd) {
+  auto o = options();
+  o.supervisor_bin = "/usr/bin/dstackup";
+  auto facts = good();
+  facts.service_manager = "systemd";
+  expect_refused(o, facts, base::Code::invalid_argument, "--supervisor-bin");
+  facts.service_manager = "supervisor";
+  facts.named.supervisor = "/usr/bin/dstackup";
+  EXPECT_EQ(make_plan(o, facts)->state.supervisor_bin, "/usr/bin/dstackup");
+}
+
+// After an install that chose programs and started nothing, the record names what does not run.
+TEST(InstallPlan, ServicesThatRunOtherProgramsThanTheRecordNamesAreOutdated) {
+  auto facts = installed();
+  facts.programs = ProgramSet{"/b", "0123456789abcdef", {"dstack-auth", "dstack-vmm"}};
+  facts.state = make_plan(options(), facts)->state;
+  facts.vmm_set = facts.auth_set = "0123456789abcdef";
+  EXPECT_FALSE(make_plan(options(), facts)->vmm_outdated);
+  facts.vmm_set = "fedcba9876543210";
+  EXPECT_TRUE(make_plan(options(), facts)->vmm_outdated);
+  EXPECT_FALSE(make_plan(options(), facts)->auth_outdated);
+}
+
+TEST(InstallPlan, DirectoriesOfTheFlagsAreRecordedWhereTheyDiffer) {
+  auto facts = good();
+  EXPECT_EQ(make_plan(options(), facts)->state.libexec_dir, "");
+  facts.layout.libexec = "/opt/x";
+  EXPECT_EQ(make_plan(options(), facts)->state.libexec_dir, "/opt/x");
+  EXPECT_EQ(make_plan(options(), facts)->state.bin_dir, "");
+}
+
 TEST(InstallPlan, KmsImage) {
   auto facts = good();
   facts.kms_image_in_volume = false;

@@ -77,6 +77,9 @@ class InstallSteps : public ::testing::Test {
     plan.qemu = "/usr/bin/qemu";
     plan.auth_program = "/b/dstack-auth";
     plan.vmm_program = "/b/dstack-vmm";
+    plan.state.vmm_unit = plan.vmm_unit;
+    plan.state.auth_unit = plan.auth_unit;
+    plan.state.programs_dir = "/b";
     plan.state.prefix = plan.layout.state;
     plan.state.client_url = "http://127.0.0.1:9080";
     plan.state.auth_port = 8001;
@@ -191,7 +194,7 @@ TEST_F(InstallSteps, ChangedWebhookPortRestartsTheWebhookOnly) {
   plan.kms_port = 0;  // with a KMS, whose measurement has that port in it, the flag is refused
   run();
   const auto before = services.pids;
-  plan.auth_port = 8002;
+  plan.auth_port = plan.state.auth_port = 8002;
   run();
   EXPECT_NE(services.pids["dstack-auth-x"], before.at("dstack-auth-x"));
   EXPECT_EQ(services.pids["dstack-vmm-x"], before.at("dstack-vmm-x"));

@@ -46,8 +46,8 @@ class ProgramStep : public testing::Test {
     }
     return m_dir / name;
   }
-  host::ProgramChoice choose(const std::optional<std::string>& bin_dir = {}) const {
-    return host::choose_programs(m_layout, bin_dir, m_dir / "own");
+  host::ProgramChoice choose(const std::optional<std::string>& from = {}) const {
+    return host::choose_programs(m_layout, from, m_dir / "own");
   }
   // What install does with a choice; the services come up unless `fail`.
   bool install(const host::ProgramChoice& choice, bool fail = false) {
@@ -106,7 +106,7 @@ TEST_F(ProgramStep, AfterADestroyThoseBesideItAreTakenAgain) {
   EXPECT_EQ(choose().directory, m_dir / "own");
 }
 
-TEST_F(ProgramStep, BinDirChangesThem) {
+TEST_F(ProgramStep, ADirectoryOfProgramsChangesThem) {
   install(choose());
   const auto first = m_store.current();
   EXPECT_TRUE(install(choose((m_dir / "other").string())));

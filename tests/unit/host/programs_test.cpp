@@ -139,6 +139,17 @@ TEST_F(Programs, OnesThatChangeWhileTheyAreCopiedAreRefused) {
   EXPECT_TRUE(entries(m_store.versions()).empty());
 }
 
+TEST_F(Programs, AStoreHasOneOwner) {
+  EXPECT_FALSE(m_store.owner());
+  EXPECT_EQ(*m_store.claim("/var/lib/dstack"), true);
+  EXPECT_EQ(*m_store.claim("/var/lib/dstack"), false);
+  EXPECT_EQ(m_store.owner(), "/var/lib/dstack");
+  const auto other = m_store.claim("/opt/d/var/lib/dstack");
+  ASSERT_FALSE(other);
+  EXPECT_THAT(other.error().what() + other.error().fix,
+              testing::AllOf(HasSubstr("/var/lib/dstack"), HasSubstr("--libexec-dir")));
+}
+
 TEST_F(Programs, LinksThatLeadElsewhereAreNone) {
   fs::create_directories(m_layout.libexec);
   fs::create_symlink("/bin", m_layout.libexec / "current");

@@ -59,6 +59,46 @@ TEST(State, ReadsWhatUpstreamWrites) {
   EXPECT_EQ(state->auth_port, 8001);
 }
 
+TEST(State, WhatTheDirectoryFlagsChoseIsInTheLayout) {
+  auto s = sample();
+  EXPECT_EQ(to_json_text(s).find("libexec_dir"), std::string::npos) << "only where it was chosen";
+  s.bin_dir = "/opt/bin";
+  s.libexec_dir = "/opt/libexec";
+  s.share_dir = "/opt/share";
+  s.image_path = "/srv/images";
+  s.skip_managed_binaries = true;
+  s.vmm_bin = "/opt/dstack-vmm";
+  s.vmm_bin_seen = "1-2";
+  s.auth_bin = "/opt/dstack-auth";
+  s.supervisor_bin = "/opt/dstackup";
+  const auto text = to_json_text(s);
+  const auto again = parse_state(text, "x");
+  ASSERT_TRUE(again) << again.error().what();
+  EXPECT_EQ(to_json_text(*again), text);
+  EXPECT_TRUE(again->skip_managed_binaries);
+  EXPECT_EQ(again->vmm_program(), "/opt/dstack-vmm");
+  const auto usual = *Layout::make("/p");
+  const auto layout = installed_layout(usual, *again);
+  EXPECT_EQ(layout.bin, "/opt/bin");
+  EXPECT_EQ(layout.libexec, "/opt/libexec");
+  EXPECT_EQ(layout.share, "/opt/share");
+  EXPECT_EQ(layout.images(), "/srv/images");
+  EXPECT_EQ(installed_layout(usual, sample()).libexec, usual.libexec);
+  EXPECT_FALSE(
+      parse_state(R"({"prefix":"/p","client_url":"x","auth_port":1,"skip_managed_binaries":"yes"})", "x"));
+}
+
+// There, the directory of the programs had the name that is now that of the directory of commands.
+TEST(State, AnOlderRecordsProgramsAreNotTakenForCommands) {
+  const auto state = parse_state(
+      R"({"prefix":"/p","client_url":"http://127.0.0.1:9080","auth_port":8001,"bin_dir":"/p/versions/1"})",
+      "x");
+  ASSERT_TRUE(state);
+  EXPECT_EQ(state->programs_dir, "/p/versions/1");
+  EXPECT_EQ(state->bin_dir, "");
+  EXPECT_EQ(state->vmm_program(), "/p/versions/1/dstack-vmm");
+}
+
 TEST(State, BrokenIsNotAbsent) {
   const test::TempDir dir;
   const auto path = dir / "dstackup-state.json";

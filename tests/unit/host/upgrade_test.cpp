@@ -78,6 +78,21 @@ class UpgradeEngine : public testing::Test {
 
 }  // namespace
 
+// An install that chose the new programs and started nothing made them the current ones.
+TEST_F(UpgradeEngine, SwitchesServicesThatRunAnotherSetThanTheCurrentOne) {
+  ASSERT_TRUE(m_store.set_current(m_new));
+  m_sick = true;
+  EXPECT_FALSE(engine().switch_to(m_new, m_old));
+  EXPECT_EQ(running(), m_old) << "back to what ran, not to what was chosen";
+  EXPECT_EQ(m_store.current(), m_old);
+  m_sick = false;
+  ASSERT_TRUE(m_store.set_current(m_new));
+  ASSERT_TRUE(engine().switch_to(m_new, m_old));
+  EXPECT_EQ(running(), m_new);
+  EXPECT_EQ(m_store.previous(), m_old);
+  EXPECT_FALSE(pending());
+}
+
 TEST_F(UpgradeEngine, SwitchesAndKnowsTheWayBack) {
   const auto done = engine().switch_to(m_new);
   ASSERT_TRUE(done) << done.error().what();
