@@ -30,7 +30,7 @@ CLI::Validator decimal() {
 
 // What stands for the value in the help; a positional argument is named by its own name.
 std::string value_name(const std::string& names) {
-  return names.starts_with('-') ? "VALUE" : "";
+  return !names.starts_with('-') ? "" : names.ends_with("-port") ? "N" : "VALUE";
 }
 
 }  // namespace
@@ -59,6 +59,8 @@ struct Command::Impl {
     if (kind == Values::Kind::text &&
         (option.names.back() == "--prefix" || option.names.back().ends_with("-dir"))) {
       option.values.kind = Values::Kind::directory;
+    } else if (kind == Values::Kind::text && option.names.back().ends_with("-port")) {
+      option.values.kind = Values::Kind::number;
     }
     description.options.push_back(std::move(option));
   }
@@ -172,6 +174,16 @@ void Command::option(const std::string& names, std::uint16_t& target, const std:
       default_text);
   m_impl->note(names, help, default_text, Values::Kind::number);
 }
+void Command::option(const std::string& names, std::optional<std::uint16_t>& target, const std::string& help,
+                     const std::string& default_text) {
+  m_impl->finish(m_impl->app
+                     ->add_option_function<std::uint16_t>(
+                         names, [&target](const std::uint16_t& value) { target = value; }, help)
+                     ->check(decimal<std::uint16_t>())
+                     ->type_name("N"),
+                 default_text);
+  m_impl->note(names, help, default_text, Values::Kind::number);
+}
 void Command::option(const std::string& names, std::uint32_t& target, const std::string& help,
                      const std::string& default_text) {
   m_impl->finish(
@@ -194,6 +206,23 @@ void Command::require(const std::string& name) {
 }
 void Command::exclude(const std::string& a, const std::string& b) {
   m_impl->app->get_option(a)->excludes(m_impl->app->get_option(b));
+}
+void Command::need(const std::string& a, const std::string& b) {
+  m_impl->app->get_option(a)->needs(m_impl->app->get_option(b));
+}
+void Command::choose(const std::string& name, std::vector<std::string> words) {
+  std::string meant;
+  for (const auto& word : words) {
+    meant += (meant.empty() ? "" : &word == &words.back() ? " or " : ", ") + word;
+  }
+  m_impl->app->get_option(name)->check(CLI::Validator(
+      [words, meant](const std::string& text) {
+        return std::ranges::find(words, text) != words.end()
+                   ? std::string()
+                   : base::format("\"{}\" is none of its values: choose {}", text, meant);
+      },
+      ""));
+  values(name, Values::choice(std::move(words)));
 }
 
 void Command::only_for(const std::string& name, std::vector<std::string> verbs) {

@@ -45,6 +45,8 @@ class Command {
   // Decimal digits only; out of the type's range is a usage error.
   void option(const std::string& names, std::uint16_t& target, const std::string& help,
               const std::string& default_text = {});
+  void option(const std::string& names, std::optional<std::uint16_t>& target, const std::string& help,
+              const std::string& default_text = {});
   void option(const std::string& names, std::uint32_t& target, const std::string& help,
               const std::string& default_text = {});
   // May be given several times, one value each.
@@ -54,13 +56,17 @@ class Command {
   void require(const std::string& name);
   // The options `a` and `b` exclude each other.
   void exclude(const std::string& a, const std::string& b);
+  // The option `a` means nothing without `b`.
+  void need(const std::string& a, const std::string& b);
+  // The value of `name` must be one of these words; completions offer them.
+  void choose(const std::string& name, std::vector<std::string> words);
 
   // For the program only: its option `name` means something for these verbs ("status", "image pull"), which
   // may come before or after it; with others it is a usage error.
   void only_for(const std::string& name, std::vector<std::string> verbs);
 
   // What may stand for the value of the option `name`, for completions. Without it: text or a number, and a
-  // directory for --prefix and all names that end in "-dir".
+  // directory for --prefix and all names that end in "-dir", a number for those in "-port".
   void values(const std::string& name, Values values);
 
   // Shown below the options in --help, one command per line.

@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "base/format.h"
+
 using namespace dstack;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -149,6 +151,50 @@ TEST_F(CommandTest, UsageErrorsExitWithTwoAndNameTheHelp) {
   }
   run({"deploy", "--nonsense"});
   EXPECT_THAT(m_err.str(), HasSubstr("prog deploy --help"));
+}
+
+TEST(CommandRules, OptionsThatMeanNothingTogetherAreErrors) {
+  const auto error = [](std::vector<const char*> words) {
+    std::string level;
+    std::optional<std::uint16_t> port;
+    bool kms = false;
+    std::string explain;
+    cli::Command program("prog", "a program");
+    program.option("--level", level, "how much to say");
+    program.choose("--level", {"low", "middle", "high"});
+    program.option("--port", port, "where to listen", "80");
+    program.option("--explain", explain, "say why");
+    program.flag("--kms", kms, "of a KMS");
+    program.need("--kms", "--explain");
+    program.exclude("--port", "--explain");
+    words.insert(words.begin(), "prog");
+    auto text = program.parse_error(static_cast<int>(words.size()), words.data());
+    return text.empty() ? base::format("level={} port={}", level, port ? std::to_string(*port) : "none")
+                        : text;
+  };
+  EXPECT_EQ(error({}), "level= port=none");
+  EXPECT_EQ(error({"--level", "high", "--port", "0"}), "level=high port=0");
+  EXPECT_THAT(error({"--level", "zzz"}), HasSubstr("--level: \"zzz\" is none of its values: choose low, "));
+  EXPECT_THAT(error({"--level", "zzz"}), HasSubstr("low, middle or high"));
+  EXPECT_THAT(error({"--level", ""}), HasSubstr("is none of its values"));
+  EXPECT_THAT(error({"--port", "65536"}), HasSubstr("is not a number from 0 to 65535"));
+  EXPECT_EQ(error({"--kms"}), "--kms requires --explain");
+  EXPECT_EQ(error({"--kms", "--explain", "x"}), "level= port=none");
+  EXPECT_EQ(error({"--port", "1", "--explain", "x"}), "--port excludes --explain");
+}
+
+TEST(CommandRules, PortsAreNumbersInEveryHelp) {
+  std::optional<std::string> text;
+  std::optional<std::uint16_t> number;
+  cli::Command program("prog", "a program");
+  program.option("--kms-port", text, "port of the KMS");
+  program.option("--port", number, "port");
+  std::ostringstream out;
+  std::ostringstream err;
+  const char* words[] = {"prog", "--help"};
+  EXPECT_EQ(program.run(2, words, {out, err}), 0);
+  EXPECT_THAT(out.str(), HasSubstr("--kms-port N"));
+  EXPECT_THAT(out.str(), HasSubstr("--port N"));
 }
 
 TEST_F(CommandTest, AFlagMayCarryAValue) {
