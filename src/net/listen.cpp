@@ -10,7 +10,6 @@
 #include <cstring>
 
 #include "base/format.h"
-#include "net/resolve.h"
 
 namespace dstack::net {
 
@@ -62,13 +61,8 @@ base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t po
       ::bind(out.fd.get(), address.get(), address.length) != 0 || ::listen(out.fd.get(), k_backlog) != 0) {
     return cannot_listen(address.to_string(), errno);
   }
-  sockaddr_storage bound = {};
-  socklen_t length = sizeof bound;
-  if (::getsockname(out.fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
-    return cannot_listen(address.to_string(), errno);
-  }
-  const SocketAddress name{bound, length};
-  const auto text = name.to_string();
+  DS_TRY(const auto bound, bound_address(out.fd.get()));
+  const auto text = bound.to_string();
   out.port = static_cast<std::uint16_t>(std::stoul(text.substr(text.rfind(':') + 1)));
   return out;
 }
@@ -132,6 +126,16 @@ base::Result<ListenSocket> adopt_listener(base::Fd fd) {
   }
   ListenSocket out;
   out.fd = std::move(fd);
+  return out;
+}
+
+base::Result<SocketAddress> bound_address(int fd) {
+  SocketAddress out;
+  out.length = sizeof out.storage;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&out.storage), &out.length) != 0) {
+    return fail_errno(Code::net, base::format("cannot tell where file descriptor {} is bound", fd), errno,
+                      "pass a socket with systemd's ListenStream=");
+  }
   return out;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "net/resolve.h"
 
 namespace dstack::net {
 
@@ -21,6 +22,8 @@ base::Result<ListenSocket> listen_on_tcp(const std::string& ip, std::uint16_t po
 base::Result<ListenSocket> listen_on_unix(const std::string& path, unsigned mode);
 // Takes a listening stream socket that somebody else made (systemd's LISTEN_FDS).
 base::Result<ListenSocket> adopt_listener(base::Fd fd);
+// Where a socket is bound.
+base::Result<SocketAddress> bound_address(int fd);
 // Removes the file if it still is the socket that was made.
 void remove_unix_socket(const ListenSocket& socket);
 

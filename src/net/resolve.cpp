@@ -70,6 +70,21 @@ void collect(const unsigned char* answer, int length, ns_type type, std::uint16_
 
 }  // namespace
 
+bool SocketAddress::is_loopback() const {
+  if (family() == AF_INET) {
+    sockaddr_in address;
+    std::memcpy(&address, &storage, sizeof address);
+    return ntohl(address.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+  }
+  if (family() == AF_INET6) {
+    sockaddr_in6 address;
+    std::memcpy(&address, &storage, sizeof address);
+    return IN6_IS_ADDR_LOOPBACK(&address.sin6_addr) ||
+           (IN6_IS_ADDR_V4MAPPED(&address.sin6_addr) && address.sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
+  }
+  return false;
+}
+
 std::string SocketAddress::to_string() const {
   char text[INET6_ADDRSTRLEN] = {};
   if (family() == AF_INET) {
@@ -84,7 +99,7 @@ std::string SocketAddress::to_string() const {
     ::inet_ntop(AF_INET6, &address.sin6_addr, text, sizeof text);
     return base::format("[{}]:{}", text, ntohs(address.sin6_port));
   }
-  return "unix";
+  return family() == AF_UNIX ? "unix" : base::format("an address of family {}", family());
 }
 
 base::Result<SocketAddress> parse_ip(const std::string& ip, std::uint16_t port) {

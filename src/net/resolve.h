@@ -18,6 +18,8 @@ struct SocketAddress {
   socklen_t length = 0;
   int family() const { return storage.ss_family; }
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  // An IP address that only this host reaches.
+  bool is_loopback() const;
   // "127.0.0.1:80", "[::1]:80".
   std::string to_string() const;
 };

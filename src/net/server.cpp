@@ -229,9 +229,9 @@ base::Result<> Server::listen_unix(const std::string& path, unsigned mode) {
   return {};
 }
 
-base::Result<> Server::listen_fd(int fd) {
+base::Result<> Server::listen_fd(int fd, std::optional<ServerTls> tls) {
   DS_TRY(auto socket, adopt_listener(base::Fd(fd)));
-  DS_CHECK(m_impl->add(std::move(socket), std::nullopt));
+  DS_CHECK(m_impl->add(std::move(socket), tls));
   return {};
 }
 

@@ -56,7 +56,7 @@ class Server {
 
   // Takes over an inherited listening stream socket (systemd's socket activation). Owns `fd` also after an
   // error.
-  base::Result<> listen_fd(int fd);
+  base::Result<> listen_fd(int fd, std::optional<ServerTls> tls = std::nullopt);
 
   // Serves until stop(); requests in flight are answered, for at most `grace`.
   base::Result<> run(std::chrono::milliseconds grace = std::chrono::seconds(5));

@@ -13,6 +13,8 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "cli/command.h"
+#include "net/listen.h"
+#include "net/resolve.h"
 #include "net/server.h"
 
 namespace {
@@ -23,8 +25,8 @@ using base::fail;
 
 struct Options {
   std::string config = "/var/lib/dstack/auth-allowlist.json";
-  std::string address = "127.0.0.1";
-  std::uint16_t port = 8001;
+  std::optional<std::string> address;
+  std::optional<std::uint16_t> port;
   std::string unix_path;
   std::string tls_certificate;
   std::string tls_key;
@@ -36,9 +38,8 @@ struct Options {
   bool check = false;
 };
 
-bool is_loopback(const std::string& address) {
-  return address.starts_with("127.") || address == "::1";
-}
+constexpr const char* k_address = "127.0.0.1";
+constexpr std::uint16_t k_port = 8001;
 
 base::Result<app::Allowlist> load(const Options& options) {
   DS_TRY(auto loaded, auth::load_for_decisions(options.config, options.policy == "strict"));
@@ -74,9 +75,6 @@ base::Result<std::string> read_token(const Options& options) {
 }
 
 base::Result<std::optional<net::ServerTls>> read_tls(const Options& options) {
-  if (options.tls_certificate.empty() != options.tls_key.empty()) {
-    return fail(Code::invalid_argument, "--tls-cert and --tls-key belong together", "give both or none");
-  }
   if (options.tls_certificate.empty()) {
     return std::nullopt;
   }
@@ -86,28 +84,78 @@ base::Result<std::optional<net::ServerTls>> read_tls(const Options& options) {
   return tls;
 }
 
+base::Result<> check_exposure(const net::SocketAddress& address, bool has_tls, bool has_token) {
+  if (!address.is_loopback() && (!has_tls || !has_token)) {
+    return fail(Code::invalid_argument,
+                base::format("{} is not a loopback address: that needs TLS and a token", address.to_string()),
+                "give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1");
+  }
+  return {};
+}
+
+std::string url_of(const net::SocketAddress& address, bool has_tls) {
+  return base::format("{}://{}", has_tls ? "https" : "http", address.to_string());
+}
+
+// Whether --address and --port, as far as they are given, name this socket.
+bool is_named(const Options& options, const net::SocketAddress& bound) {
+  const auto text = bound.to_string();
+  const auto told = net::parse_ip(options.address.value_or(""), 0);
+  const auto ip = [](const std::string& both) { return both.substr(0, both.rfind(':')); };
+  return (!options.address || (told && ip(told->to_string()) == ip(text))) &&
+         (!options.port || text.ends_with(base::format(":{}", *options.port)));
+}
+
+// Sockets of the service manager are held to the same rules as those of our own. Where they are bound is not
+// ours to choose, so an option that says otherwise is an error.
+base::Result<std::string> listen_inherited(net::Server& server, const Options& options,
+                                           const std::vector<int>& inherited,
+                                           const std::optional<net::ServerTls>& tls, bool has_token) {
+  std::string where;
+  bool any_tcp = false;
+  bool as_told = !options.address && !options.port;
+  for (const int fd : inherited) {
+    DS_TRY(const auto address, net::bound_address(fd));
+    const bool unix_socket = address.family() == AF_UNIX;
+    if (!unix_socket) {
+      any_tcp = true;
+      DS_CHECK(check_exposure(address, tls.has_value(), has_token));
+      as_told = as_told || is_named(options, address);
+    }
+    DS_CHECK(server.listen_fd(fd, unix_socket ? std::nullopt : tls));
+    where += (where.empty() ? "" : ", ") +
+             (unix_socket ? std::string("a unix socket") : url_of(address, tls.has_value()));
+  }
+  where += " (inherited)";
+  if (!options.unix_path.empty() || !as_told) {
+    return fail(
+        Code::invalid_argument,
+        base::format("the service manager handed over {}, not what --address, --port or --unix say", where),
+        "leave those options out, or change ListenStream= in the socket unit");
+  }
+  if (tls && !any_tcp) {
+    return fail(Code::invalid_argument, "--tls-cert has no meaning for a unix socket",
+                "leave --tls-cert and --tls-key out");
+  }
+  return where;
+}
+
 base::Result<std::string> listen(net::Server& server, const Options& options, bool has_token) {
   DS_TRY(const auto tls, read_tls(options));
   const auto inherited = base::inherited_sockets();
   if (!inherited.empty()) {
-    for (const int fd : inherited) {
-      DS_CHECK(server.listen_fd(fd));
-    }
-    return std::string("the inherited socket");
+    return listen_inherited(server, options, inherited, tls, has_token);
   }
   if (!options.unix_path.empty()) {
     DS_CHECK(server.listen_unix(options.unix_path, 0660));
     return "unix:" + options.unix_path;
   }
-  if (!is_loopback(options.address) && (!tls || !has_token)) {
-    return fail(Code::invalid_argument,
-                base::format("{} is not a loopback address: that needs TLS and a token", options.address),
-                "give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1");
-  }
-  DS_TRY(const auto port, server.listen_tcp(options.address, options.port, tls));
-  const bool v6 = options.address.find(':') != std::string::npos;
-  return base::format("{}://{}{}{}:{}", tls ? "https" : "http", v6 ? "[" : "", options.address, v6 ? "]" : "",
-                      port);
+  const auto ip = options.address.value_or(k_address);
+  DS_TRY(auto address, net::parse_ip(ip, options.port.value_or(k_port)));
+  DS_CHECK(check_exposure(address, tls.has_value(), has_token));
+  DS_TRY(const auto port, server.listen_tcp(ip, options.port.value_or(k_port), tls));
+  DS_TRY(address, net::parse_ip(ip, port));
+  return url_of(address, tls.has_value());
 }
 
 base::Result<> serve(const Options& options) {
@@ -134,12 +182,6 @@ base::Result<> serve(const Options& options) {
 int run(const Options& options) {
   base::log_setup("dstack-auth", base::parse_log_level(options.log_level, base::LogLevel::info));
   const auto streams = cli::Streams::standard();
-  if (options.policy != "single-operator" && options.policy != "strict") {
-    return cli::print_error(streams, {Code::usage,
-                                      base::format("'{}' is not a policy", options.policy),
-                                      {},
-                                      "choose single-operator or strict"});
-  }
   const bool serving = !options.check && options.explain_file.empty();
   const auto result = options.check ? check(options) : serving ? serve(options) : explain(options);
   if (!result) {
@@ -157,8 +199,8 @@ int main(int argc, char** argv) {
   Options options;
   cli::Command program("dstack-auth", "Decide for the KMS which boots may have keys, by an allow-list file.");
   program.option("--config", options.config, "the allow-list, read anew when it changes", options.config);
-  program.option("--address", options.address, "IP address to listen on", options.address);
-  program.option("--port", options.port, "TCP port to listen on", std::to_string(options.port));
+  program.option("--address", options.address, "IP address to listen on", k_address);
+  program.option("--port", options.port, "TCP port to listen on", std::to_string(k_port));
   program.option("--unix", options.unix_path, "listen on this unix socket instead of TCP");
   program.option("--tls-cert", options.tls_certificate, "PEM certificate chain, to speak https");
   program.option("--tls-key", options.tls_key, "PEM private key of --tls-cert");
@@ -170,6 +212,15 @@ int main(int argc, char** argv) {
   program.option("--explain", options.explain_file,
                  "say what would be decided for this BootInfo JSON file, and end");
   program.flag("--kms", options.explain_kms, "with --explain: decide as for a KMS, not for an app");
+  for (const char* tcp : {"--address", "--port", "--tls-cert", "--tls-key"}) {
+    program.exclude("--unix", tcp);
+  }
+  program.need("--tls-cert", "--tls-key");
+  program.need("--tls-key", "--tls-cert");
+  program.choose("--policy", {"single-operator", "strict"});
+  program.choose("--log-level", {"debug", "info", "warn", "error"});
+  program.exclude("--check", "--explain");
+  program.need("--kms", "--explain");
   program.examples(
       "dstack-auth --config /etc/dstack/auth-allowlist.json --port 8001\n"
       "dstack-auth --config /etc/dstack/auth-allowlist.json --check\n"

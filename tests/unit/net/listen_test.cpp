@@ -31,6 +31,22 @@ TEST(Listen, OnlyListeningStreamSocketsAreAdopted) {
   EXPECT_FALSE(adopt_listener(base::Fd()));
 }
 
+TEST(Listen, ToldApartIsWhatOnlyThisHostReaches) {
+  for (const char* ip : {"127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"}) {
+    EXPECT_TRUE(parse_ip(ip, 80)->is_loopback()) << ip;
+  }
+  for (const char* ip : {"0.0.0.0", "::", "128.0.0.1", "10.0.2.2", "::ffff:10.0.0.1", "fe80::1", "::2"}) {
+    EXPECT_FALSE(parse_ip(ip, 80)->is_loopback()) << ip;
+  }
+  EXPECT_FALSE(SocketAddress{}.is_loopback());
+  const auto socket = listen_on_tcp("0.0.0.0", 0);
+  ASSERT_TRUE(socket);
+  const auto bound = bound_address(socket->fd.get());
+  ASSERT_TRUE(bound);
+  EXPECT_EQ(bound->to_string(), "0.0.0.0:" + std::to_string(socket->port));
+  EXPECT_FALSE(bound_address(-1));
+}
+
 TEST(Listen, DescriptorsAreNotInheritedByChildren) {
   const auto socket = listen_on_tcp("127.0.0.1", 0);
   ASSERT_TRUE(socket);
