@@ -30,6 +30,12 @@ bool digits_only(std::string_view text) {
          std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
 }
 
+// Of a name, an address or a port (RFC 3986 section 3.2.2).
+bool is_host_character(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         std::string_view("-._~!$&'()*+,;=:[]%").find(c) != std::string_view::npos;
+}
+
 // What requests and responses have in common: header collection and the framing rules.
 template <bool k_request>
 class Sink : public http::basic_parser<k_request> {
@@ -108,6 +114,7 @@ class Sink : public http::basic_parser<k_request> {
   std::size_t m_header_size = 0;   // start line and fields
   bool m_header_done = false;
   bool m_complete = false;
+  bool m_has_host = false;
   int m_status = 0;
   std::string m_text;
   Headers m_headers;
@@ -148,14 +155,21 @@ class Sink : public http::basic_parser<k_request> {
           m_version < 11) {
         return stop(400, "the only Transfer-Encoding understood is 'chunked', once, in HTTP/1.1", ec);
       }
-    } else if (k_request && field == http::field::host && m_headers.get("Host")) {
-      return stop(400, "more than one Host", ec);
+    } else if (k_request && field == http::field::host) {
+      if (m_has_host || !std::ranges::all_of(view(value), is_host_character)) {
+        return stop(400, m_has_host ? "more than one Host" : "the Host is no host", ec);
+      }
+      m_has_host = true;
     }
     m_headers.add(view(name), view(value));
   }
 
   void on_header_impl(ErrorCode& ec) override {
     m_header_done = true;
+    // RFC 9112 section 3.2.
+    if (k_request && m_version >= 11 && !m_has_host) {
+      return stop(400, "HTTP/1.1 needs a Host", ec);
+    }
     if (m_headers.get("Content-Length") && m_headers.get("Transfer-Encoding")) {
       stop(400, "both Content-Length and Transfer-Encoding", ec);
     }

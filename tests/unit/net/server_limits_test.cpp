@@ -49,6 +49,10 @@ TEST(ServerLimits, RefusesWhatTwoPartiesCouldReadDifferently) {
       {"folded length", start + "Content-Length:\r\n 5\r\n\r\nhello", 400},
       {"space before the colon", start + "Content-Length : 5\r\n\r\nhello", 400},
       {"two hosts", start + "Host: i\r\nContent-Length: 0\r\n\r\n", 400},
+      {"no host", "GET / HTTP/1.1\r\n\r\n", 400},
+      {"a host in the target only", "GET http://h/ HTTP/1.1\r\nX-Host: h\r\n\r\n", 400},
+      {"two words as host", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400},
+      {"a path in the host", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
       {"bare line feeds", "GET / HTTP/1.1\nHost: h\n\n", 400},
       {"bad chunk size", start + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
       {"chunk beyond the limit", start + "Transfer-Encoding: chunked\r\n\r\nffff\r\n", 413},
@@ -79,6 +83,15 @@ TEST(ServerLimits, RefusesWhatTwoPartiesCouldReadDifferently) {
     EXPECT_THAT(reply, StartsWith("HTTP/1.1 " + std::to_string(bad.status))) << bad.name;
     EXPECT_THAT(reply, HasSubstr("Connection: close")) << bad.name;
     EXPECT_EQ(RawSocket::count(reply, "\r\nDate: "), 1) << bad.name << ": what follows must not be a request";
+  }
+}
+
+TEST(ServerLimits, AHostIsNeededInHttp11AndMayBeEmpty) {
+  Running running;
+  for (const char* good : {"GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+                           "GET / HTTP/1.1\r\nhOST: a_b.example:80\r\n\r\n",
+                           "GET / HTTP/1.1\r\nHost: [fe80::1%25eth0]:80\r\n\r\n"}) {
+    EXPECT_THAT(running.exchange(good), StartsWith("HTTP/1.1 200")) << good;
   }
 }
 
