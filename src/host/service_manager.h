@@ -85,7 +85,7 @@ struct ServiceManagerOptions {
   Layout layout;
   std::string instance;
   std::string supervisor_program;  // dstackup itself; run as `dstackup supervise`
-  std::string supervisor_bin;      // --supervisor-bin: rather than the installation's own copy; "" = not given
+  std::string supervisor_bin;      // --supervisor-bin: rather than its own copy; "" = not given
   bool may_start = true;           // false: never start the supervisor daemon (status, destroy)
 };
 

@@ -378,8 +378,9 @@ TEST_F(InstallConverge, AnOlderRecordIsBroughtUpToDate) {
   ASSERT_EQ(host.run(host.install({"--dashboard-port", "9191"})).exit_code, 0);
   const auto identity = host.identity();
   auto json = nlohmann::ordered_json::parse(*base::read_file(host.layout().state_file()));
-  for (const char* key : {"state_version", "journal", "instance", "programs_dir", "qemu_path", "service_manager",
-                          "version", "kms_ca_cert", "kms_ca_sha256", "os_image_hash", "kms_image"}) {
+  for (const char* key :
+       {"state_version", "journal", "instance", "programs_dir", "qemu_path", "service_manager", "version",
+        "kms_ca_cert", "kms_ca_sha256", "os_image_hash", "kms_image"}) {
     json.erase(key);
   }
   ASSERT_TRUE(base::write_file_atomic(host.layout().state_file(), json.dump()));
