@@ -66,7 +66,8 @@ class Connection final : public ReadyHandler, public std::enable_shared_from_thi
   // The StreamPump hands over its next chunk; nullopt ends the body, `broken` without its final mark.
   void on_chunk(std::optional<std::string> chunk, bool broken);
 
-  std::list<std::shared_ptr<Connection>>::iterator position;  // in ServerCore::connections
+  std::list<std::shared_ptr<Connection>>::iterator position;          // in ServerCore::connections
+  std::optional<std::chrono::steady_clock::time_point> served_since;  // never, when it was refused
 
  private:
   enum class Phase { handshake, idle, header, body, handling, streaming, lingering, closed };

@@ -106,13 +106,34 @@ struct Server::Impl {
     wait_accept(listener);
   }
 
+  bool is_full() const { return core.connections.size() - core.lingering >= core.options.max_connections; }
+
+  // Ends connections from the oldest on, until there is room for one more.
+  bool make_room(steady_clock::time_point now) {
+    if (core.options.give_way_after == milliseconds(0)) {
+      return false;
+    }
+    for (auto it = core.connections.begin(); it != core.connections.end() && is_full();) {
+      const auto connection = *it++;
+      if (!connection->served_since) {
+        continue;
+      }
+      if (now - *connection->served_since < core.options.give_way_after) {
+        break;
+      }
+      connection->close();
+    }
+    return !is_full();
+  }
+
   void adopt(Listener& listener, base::Fd fd, const SocketAddress& address) {
     const bool tcp = address.family() == AF_INET || address.family() == AF_INET6;
     if (tcp) {
       const int on = 1;
       ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
-    const bool full = core.connections.size() - core.lingering >= core.options.max_connections;
+    const auto now = steady_clock::now();
+    const bool full = is_full() && !make_room(now);
     if (full && core.lingering >= k_max_lingering) {
       return;
     }
@@ -123,6 +144,7 @@ struct Server::Impl {
       if (full) {
         connection->refuse();
       } else {
+        connection->served_since = now;
         connection->start();
       }
     } catch (const std::exception& error) {

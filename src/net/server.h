@@ -27,7 +27,10 @@ struct ServerOptions {
   std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{30'000};
   std::chrono::milliseconds idle_timeout{60'000};
-  std::size_t max_connections = 512;  // more get 503
+  std::size_t max_connections = 512;  // more get 503, or:
+  // A newcomer takes the place of the connection that has been open longest, once that is at least so long.
+  // For services that answer at once, whose clients ask once. 0: never.
+  std::chrono::milliseconds give_way_after{0};
   // Threads that run handlers. 0 runs them on the I/O thread: for handlers that never block.
   unsigned workers = 8;
   std::string server_header;  // value of X-App-Version; empty = none

@@ -167,16 +167,15 @@ TEST_F(AuthProgram, TenThousandOpenConnectionsDoNotStopIt) {
     ASSERT_EQ(::connect(crowd.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0)
         << i << ": " << std::strerror(errno);
   }
-  // Above the limit there is a 503, or just an end where thousands are being told already; who has a
-  // connection is still answered, and so is the next after them.
-  EXPECT_THAT(ask(), testing::AnyOf(HasSubstr("503"), testing::IsEmpty()));
-  const std::string request = post(boot_info());
-  ASSERT_EQ(::send(crowd.front().get(), request.data(), request.size(), MSG_NOSIGNAL),
-            static_cast<ssize_t>(request.size()));
-  char answer[1024];
-  const auto count = ::recv(crowd.front().get(), answer, sizeof answer, 0);
-  EXPECT_THAT(std::string(answer, count > 0 ? static_cast<std::size_t>(count) : 0),
-              HasSubstr("\"isAllowed\":true"));
+  // Just now there is a 503 at most, or an end where thousands are being told already. But the crowd, which
+  // stays, cannot keep the next one out.
+  EXPECT_THAT(ask(), testing::AnyOf(HasSubstr("503"), testing::IsEmpty(), HasSubstr("\"isAllowed\":true")));
+  std::string during;
+  for (int i = 0; i < 100 && during.find("isAllowed") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    during = ask();
+  }
+  EXPECT_THAT(during, HasSubstr("\"isAllowed\":true"));
   crowd.clear();
   std::string after;
   for (int i = 0; i < 100 && after.find("isAllowed") == std::string::npos; ++i) {

@@ -225,5 +225,40 @@ TEST(ServerLimits, MoreConnectionsThanAllowedGet503) {
   EXPECT_THAT(reply, StartsWith("HTTP/1.1 200")) << "a place has become free";
 }
 
+TEST(ServerLimits, TheOldestConnectionGivesWayWhenItIsOldEnough) {
+  for (const unsigned workers : {0u, 2u}) {
+    auto options = quick();
+    options.workers = workers;
+    options.max_connections = 2;
+    options.give_way_after = 60s;
+    const std::string request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    {
+      Running running(echo, options);
+      std::vector<RawSocket> held;
+      for (int i = 0; i < 2; ++i) {
+        held.push_back(running.raw());
+        held.back().send(request);
+        EXPECT_THAT(held.back().read_until("?"), StartsWith("HTTP/1.1 200"));
+      }
+      EXPECT_THAT(running.exchange(request), StartsWith("HTTP/1.1 503")) << "nobody is old enough";
+    }
+    options.give_way_after = 1ms;
+    Running running(echo, options);
+    auto half = running.raw();
+    half.send("GET / HTTP/1.1\r\nHos");
+    auto second = running.raw();
+    second.send(request);
+    EXPECT_THAT(second.read_until("?"), StartsWith("HTTP/1.1 200"));
+    std::this_thread::sleep_for(20ms);
+    auto newcomer = running.raw();
+    newcomer.send(request);
+    EXPECT_THAT(newcomer.read_until("?"), StartsWith("HTTP/1.1 200"));
+    EXPECT_EQ(half.read_all(5s), "");
+    EXPECT_TRUE(half.closed()) << "the oldest, also in the middle of a request";
+    second.send(request);
+    EXPECT_THAT(second.read_until("?"), StartsWith("HTTP/1.1 200")) << "nobody else";
+  }
+}
+
 }  // namespace
 }  // namespace dstack::net
