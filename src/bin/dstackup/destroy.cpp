@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <ostream>
 #include <set>
@@ -13,6 +11,7 @@
 #include "host/key_provider.h"
 #include "host/uninstall.h"
 #include "host/vm_record.h"
+#include "verb_action.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -149,9 +148,7 @@ bool anything_there(const Found& found) {
 
 Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
   cli::Progress progress(streams);
-  if (::geteuid() != 0) {
-    return base::fail(Code::not_root, "dstackup destroy needs root", "run it with sudo");
-  }
+  DS_CHECK(need_root("destroy"));
   DS_TRY(const auto layout, host::Layout::make(flags.prefix));
   DS_CHECK(host::discard_unfinished_state_directory(layout));
   // First the lock, then the look: an install that ends in between has made things that are to go.

@@ -11,6 +11,7 @@
 #include "host/package_tree.h"
 #include "host/volume.h"
 #include "host/work_directory.h"
+#include "verb_action.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -163,17 +164,6 @@ base::Result<int> pack(const Options& options, const cli::Streams& streams) {
   }
   streams.out << options.output << '\n';
   return cli::k_exit_ok;
-}
-
-using Function = base::Result<int> (*)(const Options&, const cli::Streams&);
-
-void set_action(cli::Command& verb, std::shared_ptr<Options> options, const cli::Streams& streams,
-                Function run) {
-  verb.option("--prefix", options->prefix, "use the installation below this directory");
-  verb.action([options = std::move(options), &streams, run] {
-    const auto code = run(*options, streams);
-    return code ? *code : cli::print_error(streams, code.error(), options->json);
-  });
 }
 
 }  // namespace
