@@ -187,4 +187,19 @@ class Lab {
   std::unique_ptr<VmManager> manager;
 };
 
+inline std::string create(Lab& lab, const ::vmm::VmConfiguration& what) {
+  const auto id = lab.manager->create(what);
+  EXPECT_TRUE(id) << id.error().what();
+  return id.value_or("");
+}
+
+// Without the lock files.
+inline std::size_t entries(const fs::path& directory) {
+  std::size_t count = 0;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    count += entry.path().filename() != ".lock" ? 1 : 0;
+  }
+  return count;
+}
+
 }  // namespace dstack::vmm::lab
