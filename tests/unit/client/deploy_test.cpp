@@ -1,20 +1,20 @@
 #include "client/deploy.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
-#include <sys/socket.h>
 
 #include "app/allowlist_file.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "client/remove.h"
 #include "unit/client/fake_vmm.h"
+#include "unit/client/listener.h"
 #include "unit/temp_dir.h"
 
 using namespace dstack;
 using namespace std::chrono_literals;
 using base::Code;
 using client::DeployRequest;
+using test::Listener;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -57,22 +57,6 @@ class DeployTest : public testing::Test {
   std::size_t grants() { return m_allowlist.apps()->size(); }
   client::WaitOptions quick() {
     return {.timeout = 2s, .poll = 2ms, .vmm_silence = 200ms, .probe_ports = true};
-  }
-};
-
-struct Listener {
-  base::Fd fd{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-  std::uint16_t port = 0;
-
-  Listener() {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(::listen(fd.get(), 4), 0);
-    socklen_t length = sizeof address;
-    EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-    port = ntohs(address.sin_port);
   }
 };
 

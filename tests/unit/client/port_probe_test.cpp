@@ -1,35 +1,16 @@
 #include "client/port_probe.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
 #include <thread>
 
 #include "base/fd.h"
+#include "unit/client/listener.h"
 
 using namespace dstack;
 using namespace std::chrono_literals;
-
-namespace {
-
-struct Listener {
-  base::Fd fd{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-  std::uint16_t port = 0;
-
-  Listener() {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(::listen(fd.get(), 4), 0);
-    socklen_t length = sizeof address;
-    EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-    port = ntohs(address.sin_port);
-  }
-};
-
-}  // namespace
+using test::Listener;
 
 TEST(PortProbe, NothingListens) {
   std::uint16_t port = 0;
