@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +13,7 @@
 #include "host/image_use.h"
 #include "host/layout.h"
 #include "host/release.h"
+#include "verb_action.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -239,17 +238,6 @@ base::Result<int> pull(const Options& options, const cli::Streams& streams) {
     streams.out << pulled.image.name << ' ' << pulled.image.os_image_hash << '\n';
   }
   return cli::k_exit_ok;
-}
-
-using Function = base::Result<int> (*)(const Options&, const cli::Streams&);
-
-void set_action(cli::Command& verb, std::shared_ptr<Options> options, const cli::Streams& streams,
-                Function run) {
-  verb.option("--prefix", options->prefix, "use the installation below this directory");
-  verb.action([options = std::move(options), &streams, run] {
-    const auto code = run(*options, streams);
-    return code ? *code : cli::print_error(streams, code.error(), options->json);
-  });
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include "host/programs.h"
 #include "host/upgrade.h"
 #include "host/vm_record.h"
+#include "verb_action.h"
 #include "verbs.h"
 
 namespace dstack::dstackup {
@@ -58,13 +59,6 @@ Result<Installation> open_installation(const Flags& flags) {
   layout = host::installed_layout(std::move(layout), state);
   host::ProgramStore store(layout);
   return Installation{std::move(layout), std::move(state), std::move(store)};
-}
-
-Result<> need_root(std::string_view verb) {
-  if (::geteuid() == 0) {
-    return {};
-  }
-  return base::fail(Code::not_root, base::format("dstackup {} needs root", verb), "run it with sudo");
 }
 
 // How things are, to be compared with how they are afterwards.
