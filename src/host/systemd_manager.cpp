@@ -131,6 +131,7 @@ class SystemdManager : public ServiceManager {
     }
     // Left by a run that removed the file only.
     DS_CHECK(base::remove_file(m_options.unit_directory / "multi-user.target.wants" / unit_of(name)));
+    DS_CHECK(remove_half_written(name));
     DS_CHECK(base::remove_file(unit_path(name)));
     DS_CHECK(reload(bus));
     if (auto done = bus.reset_failed(unit_of(name)); !done) {
@@ -195,6 +196,20 @@ class SystemdManager : public ServiceManager {
     return SystemdBus::connect(m_options.address, m_options.call_timeout);
   }
 
+  // What a run left that was killed between writing a unit file and giving it its name. The directory is not
+  // ours, so nobody else removes it.
+  Result<> remove_half_written(const std::string& name) const {
+    std::error_code error;
+    for (std::filesystem::directory_iterator it(m_options.unit_directory, error), end; !error && it != end;
+         it.increment(error)) {
+      const auto file = it->path().filename().string();
+      if (file.starts_with("." + unit_of(name) + ".") && file.ends_with(".tmp")) {
+        DS_CHECK(base::remove_file(it->path()));
+      }
+    }
+    return {};
+  }
+
   // Text of our unit file; empty when there is none. Anything else of that name is not ours to change.
   Result<std::string> read_unit(const std::string& name) const {
     const auto path = unit_path(name);
@@ -254,6 +269,7 @@ class SystemdManager : public ServiceManager {
     DS_TRY(const auto text, render_unit(spec));
     DS_TRY(const auto present, read_unit(spec.name));
     DS_TRY(auto bus, connect());
+    DS_CHECK(remove_half_written(spec.name));
     if (text != present) {
       DS_CHECK(base::write_file_atomic(unit_path(spec.name), text, {.mode = 0644, .force_mode = true}));
     }

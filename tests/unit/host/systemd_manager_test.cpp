@@ -203,6 +203,20 @@ TEST_F(SystemdManagerTest, RemoveTakesFileAndLinkAway) {
   EXPECT_FALSE(std::filesystem::exists(std::filesystem::symlink_status(link)));
 }
 
+TEST_F(SystemdManagerTest, AUnitFileThatWasNotFinishedGoesAway) {
+  const auto left = [&](const char* name) { return m_options.unit_directory / name; };
+  for (const bool removing : {false, true}) {
+    for (const char* name :
+         {".dstack-x.service.00ff.tmp", ".dstack-x-2.service.00ff.tmp", ".dstack-x.service.swp"}) {
+      std::ofstream(left(name)) << "x";
+    }
+    ASSERT_TRUE(removing ? manager()->remove("dstack-x") : manager()->start(m_spec));
+    EXPECT_FALSE(std::filesystem::exists(left(".dstack-x.service.00ff.tmp")));
+    EXPECT_TRUE(std::filesystem::exists(left(".dstack-x-2.service.00ff.tmp")));
+    EXPECT_TRUE(std::filesystem::exists(left(".dstack-x.service.swp")));
+  }
+}
+
 TEST_F(SystemdManagerTest, ForeignAndMaskedUnitsAreNotTouched) {
   std::ofstream(unit_path()) << "[Service]\nExecStart=/bin/true\n";
   EXPECT_EQ(manager()->start(m_spec).error().code, base::Code::service_manager);
