@@ -77,7 +77,8 @@ std::vector<pid_t> find_by_cookie(const std::string& cookie) {
 
 bool same_definition(const ServiceSpec& a, const ServiceSpec& b) {
   return a.argv == b.argv && a.environment == b.environment && a.directory == b.directory &&
-         a.children_outlive == b.children_outlive;
+         a.children_outlive == b.children_outlive && a.memory_max == b.memory_max &&
+         a.tasks_max == b.tasks_max;
 }
 
 }  // namespace
@@ -117,6 +118,48 @@ SupervisedService::SupervisedService(ServiceSpec spec, std::filesystem::path log
       m_cgroup(cgroup),
       m_has_cgroup(!cgroup.empty()) {
   enter(ServiceState::stopped);
+}
+
+SupervisedService::SupervisedService(ServiceMemory memory, std::filesystem::path log_file, std::string cgroup)
+    : m_spec(std::move(memory.spec)),
+      m_log_file(std::move(log_file)),
+      m_cgroup(cgroup),
+      m_has_cgroup(!cgroup.empty()),
+      m_cookie(std::move(memory.cookie)),
+      m_notify(memory.notify_fd),
+      m_pid(memory.pid),
+      m_state(memory.state),
+      m_since_unix(memory.since_unix),
+      m_entered(memory.entered),
+      m_deadline(memory.deadline),
+      m_next(std::move(memory.next)),
+      m_commanded(memory.commanded),
+      m_timed_out(memory.timed_out),
+      m_text(std::move(memory.text)),
+      m_error_number(memory.error_number),
+      m_result(std::move(memory.result)),
+      m_restarts(memory.restarts),
+      m_delay(memory.delay),
+      m_starts(memory.starts.begin(), memory.starts.end()) {}
+
+ServiceMemory SupervisedService::memory() const {
+  return {.spec = m_spec,
+          .cookie = m_cookie,
+          .notify_fd = m_notify.get(),
+          .pid = m_pid,
+          .state = m_state,
+          .since_unix = m_since_unix,
+          .entered = m_entered,
+          .deadline = m_deadline,
+          .next = m_next,
+          .commanded = m_commanded,
+          .timed_out = m_timed_out,
+          .text = m_text,
+          .error_number = m_error_number,
+          .result = m_result,
+          .restarts = m_restarts,
+          .delay = m_delay,
+          .starts = {m_starts.begin(), m_starts.end()}};
 }
 
 void SupervisedService::enter(ServiceState state) {
@@ -184,6 +227,11 @@ void SupervisedService::launch() {
   if (m_has_cgroup) {
     if (auto made = m_cgroup.create(); !made) {
       return give_up(made.error().what());
+    }
+    for (const auto& controller :
+         m_cgroup.limit({.memory_bytes = m_spec.memory_max, .tasks = m_spec.tasks_max})) {
+      base::log_info(base::format("{} runs without a limit of {}: this cgroup has no such controller",
+                                  m_spec.name, controller));
     }
   }
   const base::Fd log(

@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "host/cgroup.h"
 #include "host/service_manager.h"
+#include "host/supervisor_handover.h"
 
 namespace dstack::host {
 
@@ -21,6 +22,11 @@ class SupervisedService {
 
   // `cgroup` is the directory the service's processes are put in, "" where there is no cgroup v2.
   SupervisedService(ServiceSpec spec, std::filesystem::path log_file, std::string cgroup);
+
+  // Goes on with a service of the supervisor of before.
+  SupervisedService(ServiceMemory memory, std::filesystem::path log_file, std::string cgroup);
+  // For the supervisor that goes on with it.
+  ServiceMemory memory() const;
 
   // Brings the service up with this definition: launches it, restarts it when the definition differs or
   // `force`, and leaves it alone when it is up already.

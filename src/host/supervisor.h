@@ -26,6 +26,12 @@ base::Result<> run_supervisor(const SupervisorOptions& options);
 // it listens, or with the reason why it does not.
 base::Result<> start_supervisor_daemon(const SupervisorOptions& options);
 
+// Another program may take the place of a running supervisor: the old one replaces itself (exec), so process,
+// services and clients stay. This is the new one's beginning; `handed_over` is the descriptor it was left.
+base::Result<> go_on_as_supervisor(int handed_over);
+// Does this program understand what a supervisor of that format hands over?
+bool can_go_on_from(int format);
+
 // "<cgroup2 mount>/dstack[-instance]", or "" where there is no writable cgroup v2.
 std::string supervisor_cgroup_root(const std::string& instance);
 

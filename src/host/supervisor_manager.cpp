@@ -1,12 +1,14 @@
 // ServiceManager over the built-in supervisor's control socket.
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/process.h"
 #include "host/cgroup.h"
 #include "host/service_manager.h"
@@ -159,11 +161,11 @@ class SupervisorManager : public ServiceManager {
   }
 
   Result<> ensure_daemon() {
-    if (connect_control_socket(m_options.layout.supervisor_socket())) {
-      return {};
-    }
+    const auto running = connect_control_socket(m_options.layout.supervisor_socket());
     if (!m_options.may_start) {
-      return base::fail(Code::service_manager, "the supervisor does not run", "run 'dstackup install' again");
+      return running ? Result<>()
+                     : base::fail(Code::service_manager, "the supervisor does not run",
+                                  "run 'dstackup install' again");
     }
     base::Command command;
     // Rather the installation's own copy: where this program is may change or go.
@@ -175,6 +177,9 @@ class SupervisorManager : public ServiceManager {
     command.argv = {program,     "supervise",
                     "--run-dir", m_options.layout.run.string(),
                     "--log-dir", m_options.layout.logs().string()};
+    if (running) {
+      return runs(*running, program) ? Result<>() : become(program);
+    }
     if (const auto cgroup = supervisor_cgroup_root(m_options.instance); !cgroup.empty()) {
       command.argv.insert(command.argv.end(), {"--cgroup", cgroup});
     }
@@ -182,6 +187,32 @@ class SupervisorManager : public ServiceManager {
     auto started = base::run_checked(command);
     if (!started) {
       return base::fail(std::move(started).error(), "the built-in supervisor did not start");
+    }
+    return {};
+  }
+
+  // Does the supervisor at the other end run this program? An upgrade puts another one there.
+  static bool runs(const base::Fd& connection, const std::string& program) {
+    ucred peer = {};
+    socklen_t length = sizeof peer;
+    struct stat running = {};
+    struct stat wanted = {};
+    if (::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
+        ::stat(base::format("/proc/{}/exe", peer.pid).c_str(), &running) != 0 ||
+        ::stat(program.c_str(), &wanted) != 0) {
+      return true;  // not known, so nothing is changed
+    }
+    return running.st_dev == wanted.st_dev && running.st_ino == wanted.st_ino;
+  }
+
+  Result<> become(const std::string& program) {
+    SupervisorRequest request;
+    request.verb = Verb::become;
+    request.name = program;
+    DS_TRY(const auto reply, ask(request, k_slack));
+    if (!reply.ok) {
+      // Nothing has changed: it does its work as before.
+      base::log_warn("the built-in supervisor is not replaced: " + reply.error.what());
     }
     return {};
   }

@@ -20,41 +20,11 @@ using Json = nlohmann::json;
 
 namespace {
 
-constexpr std::array<const char*, 7> k_verbs = {"ping",   "start",  "restart",  "stop",
-                                                "remove", "status", "shut_down"};
+constexpr std::array<const char*, 8> k_verbs = {"ping",   "start",  "restart",   "stop",
+                                                "remove", "status", "shut_down", "become"};
 
 std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-Json spec_to_json(const ServiceSpec& spec) {
-  return {{"name", spec.name},
-          {"description", spec.description},
-          {"argv", spec.argv},
-          {"environment", spec.environment},
-          {"directory", spec.directory},
-          {"children_outlive", spec.children_outlive},
-          {"start_timeout", spec.start_timeout.count()},
-          {"stop_timeout", spec.stop_timeout.count()},
-          {"restart_delay", spec.restart_delay.count()},
-          {"start_limit", spec.start_limit},
-          {"start_limit_interval", spec.start_limit_interval.count()}};
-}
-
-ServiceSpec spec_from_json(const Json& json) {
-  ServiceSpec spec;
-  json.at("name").get_to(spec.name);
-  json.at("description").get_to(spec.description);
-  json.at("argv").get_to(spec.argv);
-  json.at("environment").get_to(spec.environment);
-  json.at("directory").get_to(spec.directory);
-  json.at("children_outlive").get_to(spec.children_outlive);
-  spec.start_timeout = std::chrono::milliseconds(json.at("start_timeout").get<long long>());
-  spec.stop_timeout = std::chrono::milliseconds(json.at("stop_timeout").get<long long>());
-  spec.restart_delay = std::chrono::milliseconds(json.at("restart_delay").get<long long>());
-  json.at("start_limit").get_to(spec.start_limit);
-  spec.start_limit_interval = std::chrono::milliseconds(json.at("start_limit_interval").get<long long>());
-  return spec;
 }
 
 struct ControlAddress {
@@ -90,6 +60,40 @@ Result<base::Fd> stream_socket() {
 
 }  // namespace
 
+Json to_json(const ServiceSpec& spec) {
+  return {{"name", spec.name},
+          {"description", spec.description},
+          {"argv", spec.argv},
+          {"environment", spec.environment},
+          {"directory", spec.directory},
+          {"memory_max", spec.memory_max},
+          {"tasks_max", spec.tasks_max},
+          {"children_outlive", spec.children_outlive},
+          {"start_timeout", spec.start_timeout.count()},
+          {"stop_timeout", spec.stop_timeout.count()},
+          {"restart_delay", spec.restart_delay.count()},
+          {"start_limit", spec.start_limit},
+          {"start_limit_interval", spec.start_limit_interval.count()}};
+}
+
+ServiceSpec parse_spec(const Json& json) {
+  ServiceSpec spec;
+  json.at("name").get_to(spec.name);
+  json.at("description").get_to(spec.description);
+  json.at("argv").get_to(spec.argv);
+  json.at("environment").get_to(spec.environment);
+  json.at("directory").get_to(spec.directory);
+  spec.memory_max = json.value("memory_max", std::uint64_t{0});
+  spec.tasks_max = json.value("tasks_max", std::uint64_t{0});
+  json.at("children_outlive").get_to(spec.children_outlive);
+  spec.start_timeout = std::chrono::milliseconds(json.at("start_timeout").get<long long>());
+  spec.stop_timeout = std::chrono::milliseconds(json.at("stop_timeout").get<long long>());
+  spec.restart_delay = std::chrono::milliseconds(json.at("restart_delay").get<long long>());
+  json.at("start_limit").get_to(spec.start_limit);
+  spec.start_limit_interval = std::chrono::milliseconds(json.at("start_limit_interval").get<long long>());
+  return spec;
+}
+
 std::string_view to_string(ServiceState state) {
   constexpr std::array<std::string_view, 7> names = {"unknown",  "stopped", "starting", "active",
                                                      "stopping", "waiting", "failed"};
@@ -99,7 +103,7 @@ std::string_view to_string(ServiceState state) {
 std::string to_line(const SupervisorRequest& request) {
   Json json = {{"verb", k_verbs[static_cast<std::size_t>(request.verb)]}, {"name", request.name}};
   if (request.verb == SupervisorRequest::Verb::start || request.verb == SupervisorRequest::Verb::restart) {
-    json["spec"] = spec_to_json(request.spec);
+    json["spec"] = to_json(request.spec);
   }
   return dump(json);
 }
@@ -134,7 +138,7 @@ Result<SupervisorRequest> parse_request(std::string_view line) {
     request.verb = static_cast<SupervisorRequest::Verb>(index);
     request.name = json.value("name", "");
     if (json.contains("spec")) {
-      request.spec = spec_from_json(json["spec"]);
+      request.spec = parse_spec(json["spec"]);
     }
     return request;
   } catch (const Json::exception& e) {

@@ -1,6 +1,7 @@
 // What the supervisor's client and daemon say to each other: one JSON line each way per connection.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,10 +13,10 @@
 namespace dstack::host {
 
 struct SupervisorRequest {
-  enum class Verb { ping, start, restart, stop, remove, status, shut_down };
+  enum class Verb { ping, start, restart, stop, remove, status, shut_down, become };
   Verb verb = Verb::ping;
   ServiceSpec spec;  // start, restart
-  std::string name;  // stop, remove, status
+  std::string name;  // stop, remove, status; become: the program
 };
 
 struct SupervisorReply {
@@ -28,6 +29,10 @@ std::string to_line(const SupervisorRequest& request);
 std::string to_line(const SupervisorReply& reply);
 base::Result<SupervisorRequest> parse_request(std::string_view line);
 base::Result<SupervisorReply> parse_reply(std::string_view line);
+
+// The part of a definition that the supervisor works by, and back. parse_spec() throws nlohmann's exceptions.
+nlohmann::json to_json(const ServiceSpec& spec);
+ServiceSpec parse_spec(const nlohmann::json& json);
 
 // Unix stream sockets whose path may be longer than sun_path allows: the directory is opened and the name is
 // given relative to it.

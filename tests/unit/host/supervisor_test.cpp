@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <thread>
@@ -18,7 +19,7 @@
 #include "base/process.h"
 #include "host/cgroup.h"
 #include "host/service_manager.h"
-#include "unit/temp_dir.h"
+#include "unit/host/supervisor_fixture.h"
 
 namespace dstack::host {
 namespace {
@@ -101,81 +102,9 @@ const struct RoleRunner {
   }
 } k_role_runner;
 
-template <class Condition>
-bool eventually(Condition condition, std::chrono::milliseconds limit = 5s) {
-  for (const auto end = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < end;) {
-    if (condition()) {
-      return true;
-    }
-    std::this_thread::sleep_for(5ms);
-  }
-  return condition();
-}
-
-class SupervisorTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    layout = *Layout::make((dir / "p").string());
-    ASSERT_TRUE(base::make_dirs(layout.run));
-    options.run = layout.run;
-    options.logs = layout.logs();
-    instance = "test-" + dir.path().filename().string();
-    if (use_cgroup()) {
-      options.cgroup_root = supervisor_cgroup_root(instance);
-    }
-    manager_options.layout = layout;
-    manager_options.instance = instance;
-    manager_options.may_start = false;
-    manager = make_supervisor_manager(manager_options);
-    ASSERT_TRUE(start_supervisor_daemon(options));
-  }
-  void TearDown() override {
-    EXPECT_TRUE(manager->shut_down());
-    EXPECT_FALSE(fs::exists(layout.run / "supervisor.sock"));
-    EXPECT_FALSE(fs::exists(layout.run / "supervisor.lock"));
-    if (!options.cgroup_root.empty()) {
-      EXPECT_FALSE(fs::exists(options.cgroup_root));
-    }
-  }
-  virtual bool use_cgroup() const { return true; }
-
-  ServiceSpec service(const std::string& role) const {
-    ServiceSpec spec;
-    spec.name = role;
-    spec.description = "test";
-    spec.argv = {fs::read_symlink("/proc/self/exe").string()};
-    spec.environment = {"DSTACK_TEST_ROLE=" + role, "DSTACK_TEST_FILE=" + trace(role)};
-    spec.restart_delay = 10ms;
-    spec.start_timeout = 3s;
-    spec.stop_timeout = 3s;
-    return spec;
-  }
-  std::string trace(const std::string& role) const { return (dir / (role + ".trace")).string(); }
-  std::vector<std::string> trace_lines(const std::string& role) const {
-    std::ifstream in(trace(role));
-    std::vector<std::string> lines;
-    for (std::string line; std::getline(in, line);) {
-      lines.push_back(line);
-    }
-    return lines;
-  }
-  ServiceStatus status(const std::string& name) { return manager->status(name).value_or(ServiceStatus{}); }
-
-  test::TempDir dir;
-  Layout layout;
-  std::string instance;
-  SupervisorOptions options;
-  ServiceManagerOptions manager_options;
-  std::unique_ptr<ServiceManager> manager;
-};
-
 class SupervisorWithoutCgroup : public SupervisorTest {
   bool use_cgroup() const override { return false; }
 };
-
-bool alive(pid_t pid) {
-  return base::process_start_time(pid).has_value();
-}
 
 TEST_F(SupervisorTest, StartWaitsForReadiness) {
   ASSERT_TRUE(manager->start(service("ready")));
@@ -353,6 +282,31 @@ TEST_F(SupervisorTest, EscapedChildIsKilled) {
 }
 TEST_F(SupervisorWithoutCgroup, EscapedChildIsKilled) {
   expect_escapee_killed(*manager, service("escape"), trace("escape"));
+}
+
+TEST_F(SupervisorTest, ServicesHaveLimitsAsFarAsTheHostHasThem) {
+  if (options.cgroup_root.empty()) {
+    GTEST_SKIP() << "no writable cgroup v2";
+  }
+  auto spec = service("ready");
+  spec.memory_max = std::uint64_t{1} << 30;
+  spec.tasks_max = 50;
+  ASSERT_TRUE(manager->start(spec));
+  const auto log = base::read_file(options.logs / "supervisor.log").value_or("");
+  for (const auto& [file, value, controller] :
+       {std::array{"memory.max", "1073741824\n", "memory"}, std::array{"pids.max", "50\n", "pids"}}) {
+    const auto text = base::read_file(fs::path(options.cgroup_root) / "ready" / file);
+    if (text) {
+      EXPECT_EQ(*text, value);
+    } else {
+      EXPECT_NE(log.find(std::string("ready runs without a limit of ") + controller), std::string::npos)
+          << log;
+    }
+  }
+  const auto pid = status("ready").pid;
+  ++spec.tasks_max;
+  ASSERT_TRUE(manager->start(spec));
+  EXPECT_NE(status("ready").pid, pid) << "another limit is another definition";
 }
 
 TEST_F(SupervisorTest, ChildrenThatMayOutliveDo) {
