@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -30,6 +31,7 @@ namespace fs = std::filesystem;
 namespace {
 
 std::string g_problem = "not in a sandbox";
+bool g_machine = false;
 const fs::path k_stage = "/mnt";
 
 std::string failed(const char* what) {
@@ -48,10 +50,8 @@ std::string mount_tmpfs(const fs::path& path) {
   return ::mount("tmpfs", path.c_str(), "tmpfs", 0, "mode=0755") == 0 ? "" : failed(path.c_str());
 }
 
-std::string set_up(const fs::path& programs, const std::string& cgroup_mount, const fs::path& cgroup) {
-  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    return failed("private mounts");
-  }
+// The programs and the stand-in for QEMU where tests expect them.
+std::string set_stage(const fs::path& programs) {
   if (auto problem = mount_tmpfs(k_stage); !problem.empty()) {
     return problem;
   }
@@ -70,6 +70,16 @@ std::string set_up(const fs::path& programs, const std::string& cgroup_mount, co
   fs::create_directory(k_stage / "qemu");
   std::ofstream(stand_in_qemu()) << "#!/bin/sh\necho QEMU emulator version 8.2.0\n";
   fs::permissions(stand_in_qemu(), fs::perms(0755));
+  return {};
+}
+
+std::string set_up(const fs::path& programs, const std::string& cgroup_mount, const fs::path& cgroup) {
+  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    return failed("private mounts");
+  }
+  if (auto problem = set_stage(programs); !problem.empty()) {
+    return problem;
+  }
   const auto copied = base::run_checked({.argv = {"cp", "-a", "/etc", (k_stage / "etc").string()}});
   if (!copied) {
     return copied.error().what();
@@ -112,11 +122,53 @@ std::string text_of(const fs::path& path) {
   return text.str();
 }
 
+// On a machine that systemd runs, what changes there by itself: only what has our name counts.
+bool is_systemds(const std::string& path) {
+  static const std::array<const char*, 7> k_own = {
+      "/run/systemd", "/run/log", "/run/user", "/run/udev", "/var/log", "/var/lib/systemd", "/sys/fs/cgroup"};
+  return g_machine && path.find("dstack") == std::string::npos &&
+         std::ranges::any_of(k_own, [&](const char* own) { return path.starts_with(own); });
+}
+
+// Where the machine sees what happens outside of it at this moment, and nothing of ours goes.
+bool is_the_hosts(const std::string& path) {
+  static const std::set<std::string> k_outside = {"/var/tmp", "/var/cache/apt", "/var/lib/apt",
+                                                  "/var/lib/dpkg"};
+  return g_machine && k_outside.contains(path);
+}
+
+// A process of a service that is not ours, or of systemd itself.
+bool is_systemds(pid_t pid) {
+  const auto cgroup = text_of(base::format("/proc/{}/cgroup", pid));
+  return g_machine && cgroup.find("dstack") == std::string::npos &&
+         (cgroup.find(":/system.slice/") != std::string::npos ||
+          cgroup.find(":/init.scope") != std::string::npos);
+}
+
+void add_units(std::set<std::string>& out) {
+  const std::array<std::vector<std::string>, 2> k_lists = {
+      {{"systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager"},
+       {"systemctl", "list-unit-files", "--plain", "--no-legend", "--no-pager"}}};
+  for (const auto& argv : k_lists) {
+    const auto output = base::run({.argv = argv});
+    std::istringstream lines(output ? output->out : "");
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("dstack") != std::string::npos) {
+        out.insert("unit " + line);
+      }
+    }
+  }
+}
+
 void add_files(const fs::path& root, std::set<std::string>& out) {
   std::error_code error;
   for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
+    if (is_the_hosts(it->path().string())) {
+      it.disable_recursion_pending();
+      continue;
+    }
     struct stat info = {};
-    if (::lstat(it->path().c_str(), &info) != 0) {
+    if (::lstat(it->path().c_str(), &info) != 0 || is_systemds(it->path().string())) {
       continue;
     }
     auto line = base::format("{} {:o} {}:{}", it->path().string(), info.st_mode, info.st_uid, info.st_gid);
@@ -182,6 +234,12 @@ int run_in_sandbox(const fs::path& programs, const std::function<int()>& tests) 
   return code;
 }
 
+int run_in_machine(const fs::path& programs, const std::function<int()>& tests) {
+  g_machine = true;
+  g_problem = set_stage(programs);
+  return tests();
+}
+
 const std::string& sandbox_problem() {
   return g_problem;
 }
@@ -203,6 +261,9 @@ std::set<std::string> host_snapshot(const std::vector<fs::path>& extra) {
     add_files(root, out);
   }
   for (const pid_t pid : other_processes()) {
+    if (is_systemds(pid)) {
+      continue;
+    }
     auto command = text_of(base::format("/proc/{}/cmdline", pid));
     std::ranges::replace(command, '\0', ' ');
     out.insert("process " + command);
@@ -229,10 +290,13 @@ std::set<std::string> host_snapshot(const std::vector<fs::path>& extra) {
   if (const auto mount = host::find_cgroup2_mount()) {
     std::error_code error;
     for (fs::recursive_directory_iterator it(*mount, error), end; !error && it != end; it.increment(error)) {
-      if (it->is_directory(error)) {
+      if (it->is_directory(error) && !is_systemds(it->path().string())) {
         out.insert("cgroup " + it->path().string());
       }
     }
+  }
+  if (g_machine) {
+    add_units(out);
   }
   return out;
 }

@@ -16,6 +16,8 @@ namespace dstack::test {
 // Runs `tests` in a sandbox of its own and returns its exit code. Where the machine cannot make one, it runs
 // outside and sandbox_problem() says why.
 int run_in_sandbox(const std::filesystem::path& programs, const std::function<int()>& tests);
+// The same on a machine that is all ours already and that systemd runs (tests/e2e/systemd/boot.sh).
+int run_in_machine(const std::filesystem::path& programs, const std::function<int()>& tests);
 // Empty inside a sandbox.
 const std::string& sandbox_problem();
 // Where the programs are found inside.
@@ -24,7 +26,7 @@ std::filesystem::path sandbox_programs();
 std::filesystem::path stand_in_qemu();
 
 // Everything that an installation could leave: files (with mode, owner, size and time), processes, listening
-// ports, sockets and cgroups. `extra` is looked at beside /etc, /var, /run and /usr/local.
+// ports, sockets, cgroups and units. `extra` is looked at beside /etc, /var, /run and /usr/local.
 std::set<std::string> host_snapshot(const std::vector<std::filesystem::path>& extra = {});
 // What `now` has more or less than `before`, one line each; empty when they are equal.
 std::string difference(const std::set<std::string>& before, const std::set<std::string>& now);

@@ -14,13 +14,17 @@
 #include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "integration/crash_sweep.h"
 #include "integration/installed_host.h"
 #include "integration/loop_disk.h"
 
 namespace fs = std::filesystem;
 using namespace dstack;
+using test::choose_places;
 using test::InstalledHost;
 using test::SystemCall;
+using test::Tally;
+using test::where;
 
 namespace {
 
@@ -48,37 +52,6 @@ class InstallCrash : public testing::Test {
   InstalledHost host;
 };
 
-std::string where(const SystemCall& call) {
-  return base::format("{} #{}: {}", call.name, call.ordinal, call.line);
-}
-
-// The places to be tried: each call that follows the record of a step in the journal, and every k-th of those
-// that change something; all calls in the full sweep.
-std::vector<SystemCall> choose(const std::vector<SystemCall>& calls, std::size_t k) {
-  if (test::full_sweep()) {
-    return calls;
-  }
-  std::vector<SystemCall> out;
-  bool recorded = false;
-  std::size_t number = 0;
-  for (const auto& call : calls) {
-    const bool step = recorded && !(call.name == "write" && call.line.find("/journal>") != std::string::npos);
-    recorded = call.name == "fdatasync" && call.line.find("/journal>") != std::string::npos;
-    if (step || (test::changes_something(call) && number++ % k == 0)) {
-      out.push_back(call);
-    }
-  }
-  return out;
-}
-
-struct Tally {
-  int tried = 0;
-  int hit = 0;
-  void show(const char* what) const {
-    std::cout << what << ": " << hit << " of " << tried << " places hit\n";
-  }
-};
-
 }  // namespace
 
 TEST_F(InstallCrash, InstallKilledAnywhere) {
@@ -87,7 +60,7 @@ TEST_F(InstallCrash, InstallKilledAnywhere) {
   ASSERT_EQ(host.take_away(), "");
   Tally tally;
   int number = 0;
-  for (const auto& call : choose(calls, 6)) {
+  for (const auto& call : choose_places(calls, 6)) {
     SCOPED_TRACE("killed before " + where(call));
     // Both ways out, in turn; each in the full sweep.
     for (const bool go_on : {true, false}) {
@@ -118,7 +91,7 @@ TEST_F(InstallCrash, PurgeKilledAnywhere) {
   ASSERT_EQ(host.go_on(), "");
   const auto calls = record(host.destroy());
   Tally tally;
-  for (const auto& call : choose(calls, 4)) {
+  for (const auto& call : choose_places(calls, 4)) {
     SCOPED_TRACE("killed before " + where(call));
     ASSERT_EQ(host.run(host.install()).exit_code, 0);
     const auto killed = test::run_with_fault(host.destroy(), call, "signal=KILL");
@@ -142,7 +115,7 @@ TEST_F(InstallCrash, TakingDownKilledAnywhereKeepsTheApps) {
   host.register_app();
   const auto identity = host.identity();
   Tally tally;
-  for (const auto& call : choose(calls, 5)) {
+  for (const auto& call : choose_places(calls, 5)) {
     SCOPED_TRACE("killed before " + where(call));
     tally.hit += test::run_with_fault(host.destroy({}), call, "signal=KILL").hit ? 1 : 0;
     ++tally.tried;
@@ -164,7 +137,7 @@ TEST_F(InstallCrash, AChangeKilledAnywhereArrives) {
   const auto identity = host.identity();
   const auto calls = record(host.install({"--dashboard-port", "9100"}));
   std::uint16_t port = 9101;
-  for (const auto& call : choose(calls, 4)) {
+  for (const auto& call : choose_places(calls, 4)) {
     SCOPED_TRACE("killed before " + where(call));
     const std::vector<std::string> change{"--dashboard-port", std::to_string(port++)};
     test::run_with_fault(host.install(change), call, "signal=KILL");
@@ -328,7 +301,7 @@ TEST_P(InstallPowerCut, InTheMiddle) {
   const auto destroy_calls = record(powered.destroy());
   Tally tally;
   for (const bool destroying : {false, true}) {
-    for (const auto& call : choose(destroying ? destroy_calls : install_calls, destroying ? 6 : 12)) {
+    for (const auto& call : choose_places(destroying ? destroy_calls : install_calls, destroying ? 6 : 12)) {
       if (!test::changes_something(call)) {
         continue;
       }

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
@@ -28,7 +29,10 @@ using testing::HasSubstr;
 
 namespace {
 
-constexpr std::array k_programs = {"dstackup", "dstack-auth", "dstack-vmm"};
+// packaging/pack-programs, which may lie where the sandbox sees nothing.
+std::string g_pack_script;
+
+constexpr std::array k_programs = {"dstackup", "dstack", "dstack-auth", "dstack-vmm"};
 
 class Upgrade : public testing::Test {
  protected:
@@ -85,6 +89,33 @@ class Upgrade : public testing::Test {
       }
     }
     return "none";
+  }
+  // Other programs as `./dev dist` packs them: what is behind the end would not survive that.
+  fs::path packed() const {
+    const fs::path directory = "/srv/programs/packed";
+    fs::create_directories(directory);
+    std::ofstream(directory / "mark") << "another build";
+    for (const auto* name : k_programs) {
+      const auto made = base::run_checked(
+          {.argv = {"objcopy", "--add-section", ".dstack_mark=" + (directory / "mark").string(),
+                    (test::sandbox_programs() / name).string(), (directory / name).string()}});
+      EXPECT_TRUE(made) << made.error().what();
+    }
+    std::ofstream(directory / "pack-programs") << g_pack_script;
+    const auto pack = base::run_checked({.argv = {"bash", (directory / "pack-programs").string(),
+                                                  directory.string(), "9.9.9", "/srv/programs"}});
+    EXPECT_TRUE(pack) << pack.error().what();
+    return pack ? fs::path(base::trim(pack->out)) : fs::path();
+  }
+  // The supervisor's process; 0: none.
+  static pid_t supervisor() {
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+      const auto command = base::read_file(entry.path() / "cmdline");
+      if (command && command->find(std::string("\0supervise\0", 11)) != std::string::npos) {
+        return static_cast<pid_t>(std::stol(entry.path().filename().string()));
+      }
+    }
+    return 0;
   }
   void stand_in_for_a_vm() {
     vm = ::fork();
@@ -154,6 +185,110 @@ TEST_F(Upgrade, ThereAndBackWhileVmsRun) {
   EXPECT_EQ(store.previous(), second);
   EXPECT_EQ(host::live_vms(host.layout().vms()).size(), 1U);
   EXPECT_EQ(host.not_converged(), "");
+}
+
+TEST_F(Upgrade, TheSupervisorGoesAlongInPlace) {
+  EXPECT_EQ(running("dstackup"), first);
+  const auto pid = supervisor();
+  ASSERT_GT(pid, 0);
+  const auto directory = others();
+  const auto up = dstackup({"upgrade", "--from", directory.string()});
+  ASSERT_EQ(up.exit_code, 0) << up.err;
+  const auto second = store.current().value_or("");
+  EXPECT_NE(second, first);
+  EXPECT_EQ(running("dstackup"), second);
+  EXPECT_EQ(supervisor(), pid) << "the process stays, with its children and its lock";
+  const auto vmm_log = host.layout().logs() / "dstack-vmm.log";
+  EXPECT_GT(fs::file_size(vmm_log), 0U);
+  const auto size = fs::file_size(vmm_log);
+  ASSERT_EQ(dstackup({"rollback"}).exit_code, 0);
+  EXPECT_EQ(running("dstackup"), first);
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(supervisor(), pid);
+  EXPECT_GT(fs::file_size(vmm_log), size) << "logs do not go on";
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(host.take_away(), "");
+}
+
+TEST_F(Upgrade, ASupervisorKilledOnTheWayIsMendedByInstall) {
+  const auto directory = others();
+  for (const auto delay : {0, 50, 100, 150, 200, 300, 450, 700}) {
+    SCOPED_TRACE(delay);
+    const auto old = supervisor();
+    ASSERT_GT(old, 0);
+    const auto up = base::spawn({.argv = {(test::sandbox_programs() / "dstackup").string(), "upgrade",
+                                          "--from", directory.string(), "--json"}});
+    ASSERT_TRUE(up);
+    ::usleep(static_cast<useconds_t>(delay) * 1000);
+    ::kill(old, SIGKILL);
+    ::waitpid(*up, nullptr, 0);
+    const auto installed = host.run(host.install());
+    EXPECT_EQ(installed.exit_code, 0) << installed.err;
+    EXPECT_EQ(running("dstackup"), store.current());
+    EXPECT_EQ(running("dstack-vmm"), store.current());
+    EXPECT_EQ(running("dstack-auth"), store.current());
+    EXPECT_EQ(host.not_converged(), "");
+    ASSERT_EQ(dstackup({"upgrade", "--from", test::sandbox_programs().string()}).exit_code, 0);
+  }
+  EXPECT_EQ(host.take_away(), "");
+}
+
+TEST_F(Upgrade, TheArchiveOfDevDistThereAndBack) {
+  const auto archive = packed();
+  ASSERT_EQ(archive.filename(), "dstack-9.9.9.tar.gz");
+  const auto up = dstackup({"upgrade", "--from", archive.string()});
+  ASSERT_EQ(up.exit_code, 0) << up.err;
+  const auto second = store.current().value_or("");
+  EXPECT_NE(second, first);
+  for (const auto* name : {"dstackup", "dstack-vmm", "dstack-auth"}) {
+    EXPECT_EQ(running(name), second) << name;
+  }
+  EXPECT_TRUE(fs::exists(host.layout().bin / "dstack"));
+  EXPECT_EQ(host.not_converged(), "");
+  // The same archive again, then back.
+  EXPECT_EQ(dstackup({"upgrade", "--from", archive.string()}).out,
+            "nothing to do, these programs run already\n");
+  ASSERT_EQ(dstackup({"rollback"}).exit_code, 0);
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(host.take_away(), "");
+}
+
+TEST_F(Upgrade, AnArchiveThatIsNotWhatItsSumsSayIsRefused) {
+  const auto archive = packed();
+  const fs::path unpacked = "/srv/programs/unpacked";
+  const fs::path bad = "/srv/programs/bad.tar.gz";
+  const auto program = unpacked / "dstack-9.9.9/dstack-vmm";
+  const auto sums = unpacked / "dstack-9.9.9/sha256sum.txt";
+  const std::vector<std::pair<const char*, std::function<void()>>> damages = {
+      {"has another sum for dstack-vmm", [&] { std::ofstream(program, std::ios::app) << "x"; }},
+      {"does not list dstack",
+       [&] {
+         const auto text = *base::read_file(sums);
+         std::ofstream(sums) << text.substr(text.find("dstack-vmm") - 66);
+       }},
+      {"sha256sum.txt", [&] { std::ofstream(sums) << "nonsense\n"; }},
+      {"dstack-vmm", [&] { fs::remove(program); }},
+  };
+  for (const auto& [reason, damage] : damages) {
+    SCOPED_TRACE(reason);
+    fs::remove_all(unpacked);
+    fs::create_directories(unpacked);
+    ASSERT_TRUE(base::run_checked({.argv = {"tar", "-C", unpacked.string(), "-xzf", archive.string()}}));
+    damage();
+    ASSERT_TRUE(
+        base::run_checked({.argv = {"tar", "-C", unpacked.string(), "-czf", bad.string(), "dstack-9.9.9"}}));
+    const auto up = dstackup({"upgrade", "--from", bad.string()});
+    EXPECT_EQ(up.exit_code, 1);
+    EXPECT_THAT(up.err, HasSubstr(reason));
+  }
+  fs::copy_file(archive, bad, fs::copy_options::overwrite_existing);
+  fs::resize_file(bad, fs::file_size(bad) / 2);
+  EXPECT_EQ(dstackup({"upgrade", "--from", bad.string()}).exit_code, 1);
+  EXPECT_EQ(store.current(), first);
+  EXPECT_EQ(running("dstack-vmm"), first);
+  EXPECT_EQ(host.not_converged(), "");
+  EXPECT_EQ(host.take_away(), "");
 }
 
 TEST_F(Upgrade, ProgramsThatAreNotWellAreTakenBack) {
@@ -306,5 +441,6 @@ int main(int argc, char** argv) {
   if (testing::GTEST_FLAG(list_tests)) {
     return RUN_ALL_TESTS();
   }
+  g_pack_script = base::read_file(DSTACK_SOURCE_DIR "/packaging/pack-programs").value_or("exit 1");
   return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }
