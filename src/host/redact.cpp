@@ -4,6 +4,8 @@
 #include <array>
 #include <cctype>
 #include <nlohmann/json.hpp>
+#include <tuple>
+#include <utility>
 
 #include "base/bytes.h"
 
@@ -135,6 +137,62 @@ std::size_t value_end(std::string_view line, std::size_t at, bool whole_word, st
   return at;
 }
 
+bool ends_url(char c) {
+  return static_cast<unsigned char>(c) <= ' ' ||
+         std::string_view("\"'<>`|\\").find(c) != std::string_view::npos;
+}
+
+// How long the user and password are that a URL has behind its "://"; 0: it has none.
+std::size_t user_info_length(std::string_view rest) {
+  const auto end = std::ranges::find_if(rest, ends_url) - rest.begin();
+  const auto url = rest.substr(0, static_cast<std::size_t>(end));
+  const auto authority = url.substr(0, url.find_first_of("/?#"));
+  if (const auto at = authority.rfind('@'); at != std::string_view::npos) {
+    return at;
+  }
+  // A password with a slash in it: what looks like a port is none.
+  const auto colon = authority.rfind(':');
+  const bool port = colon == std::string_view::npos || authority.ends_with(']') ||
+                    authority.find_first_not_of("0123456789", colon + 1) == std::string_view::npos;
+  const auto at = port ? std::string_view::npos : url.rfind('@');
+  return at == std::string_view::npos ? 0 : at;
+}
+
+// In every URL of the line, also as JSON may write it.
+std::string without_user_info(std::string_view line) {
+  std::string out(line);
+  for (const std::string_view separator : {"://", ":\\/\\/"}) {
+    for (std::size_t begin = 0; (begin = out.find(separator, begin)) != std::string::npos;) {
+      begin += separator.size();
+      const auto length = user_info_length(std::string_view(out).substr(begin));
+      if (length != 0) {
+        out.replace(begin, length, k_mark);
+        begin += k_mark.size();
+      }
+    }
+  }
+  return out;
+}
+
+// Where the secret of an Authorization header begins and ends: behind the scheme, and up to the quote that
+// the header stands in, or the end of the line, since there are schemes with many parts.
+std::pair<std::size_t, std::size_t> credentials(std::string_view line, std::size_t name, std::size_t value) {
+  const char before = name == 0 ? ' ' : line[name - 1];
+  const char first = value < line.size() ? line[value] : ' ';
+  const auto is_quote = [](char c) { return c == '"' || c == '\''; };
+  std::size_t begin = is_quote(first) ? value + 1 : value;
+  // In {"authorization": "x"} the quote before the name is not that of the value.
+  const bool name_is_quoted =
+      is_quote(before) && line.substr(name, value - name).find(before) != std::string_view::npos;
+  const char quote = is_quote(first) ? first : is_quote(before) && !name_is_quoted ? before : '\0';
+  const auto end = quote == '\0' ? line.size() : std::min(line.find(quote, begin), line.size());
+  const auto space = line.find(' ', begin);
+  if (space < end && line.find_first_not_of(' ', space) < end) {
+    begin = line.find_first_not_of(' ', space);
+  }
+  return {begin, end};
+}
+
 void redact_line(std::string_view line, std::string& out) {
   std::size_t copied = 0;
   for (std::size_t at = 0; at < line.size();) {
@@ -147,10 +205,12 @@ void redact_line(std::string_view line, std::string& out) {
       ++end;
     }
     const auto name = line.substr(at, end - at);
+    const auto name_begin = at;
     const bool scheme = contains(name, "bearer") || name == "Basic";
     const bool option = name.starts_with("--");
     at = end;
-    if (!scheme && !names_secret(name)) {
+    const bool proxy = ends_with_word(name, "proxy");
+    if (!scheme && !proxy && !names_secret(name)) {
       continue;
     }
     const auto value = value_after(line, end, scheme || option);
@@ -158,7 +218,19 @@ void redact_line(std::string_view line, std::string& out) {
       continue;
     }
     std::size_t begin = value;
-    auto stop = value_end(line, value, option, begin);
+    auto stop = value_end(line, value, option || proxy, begin);
+    if (proxy) {
+      // "user:password@host" without a scheme; with one it has been taken care of.
+      const auto length = line.substr(begin, stop - begin).rfind('@');
+      if (length == std::string_view::npos ||
+          line.substr(begin, stop - begin).find("://") != std::string_view::npos) {
+        at = std::max(begin, at);
+        continue;
+      }
+      stop = begin + length;
+    } else if (contains(name, "authorization")) {
+      std::tie(begin, stop) = credentials(line, name_begin, value);
+    }
     // "Authorization: Bearer x": the scheme is not the secret.
     const auto text = line.substr(begin, stop - begin);
     // In "--show-token --password x" the first one has no value.
@@ -271,7 +343,7 @@ std::string Redactor::apply(std::string_view text) const {
   std::string out;
   for (std::size_t begin = 0; begin < whole.size();) {
     const auto end = std::min(whole.find('\n', begin), whole.size());
-    redact_line(std::string_view(whole).substr(begin, end - begin), out);
+    redact_line(without_user_info(std::string_view(whole).substr(begin, end - begin)), out);
     if (end < whole.size()) {
       out += '\n';
     }

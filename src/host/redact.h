@@ -21,9 +21,9 @@ class Redactor {
   // The values of a JSON document's keys that name a secret, at any depth. False when it is no JSON.
   bool add_json(std::string_view json);
 
-  // The known secrets, private keys in PEM form, and what stands behind words such as `token=`,
-  // `"password":`,
-  // `--token` or `Bearer` become "[redacted]".
+  // The known secrets, private keys in PEM form, what stands behind words such as `token=`, `"password":`,
+  // `--token`, `Bearer` or `Proxy-Authorization:`, and user and password of URLs and proxies become
+  // "[redacted]".
   std::string apply(std::string_view text) const;
 
  private:

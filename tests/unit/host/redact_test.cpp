@@ -75,6 +75,56 @@ TEST(Redact, AHarmlessWordInsideANameHidesNoSecret) {
   }
 }
 
+TEST(Redact, UserAndPasswordOfUrls) {
+  const host::Redactor redactor;
+  const std::pair<const char*, const char*> k_cases[] = {
+      {"GET https://user:CANARY99@host/ 200", "GET https://[redacted]@host/ 200"},
+      {"https://CANARY99@host", "https://[redacted]@host"},
+      {"https://user:CAN@RY99@host:8443/a@b", "https://[redacted]@host:8443/a@b"},
+      {"https://user:CAN/ARY99@host/x", "https://[redacted]@host/x"},
+      {"\"url\":\"https:\\/\\/user:CANARY99@host\\/x\"", "\"url\":\"https:\\/\\/[redacted]@host\\/x\""},
+      {"a ftp://u:CANARY99@h, http://v:CANARY98@i;", "a ftp://[redacted]@h, http://[redacted]@i;"},
+      {"TOKEN_URL=https://user:CANARY99@host", "TOKEN_URL=https://[redacted]@host"},
+      {"https_proxy=http://user:CANARY99@proxy:3128", "https_proxy=http://[redacted]@proxy:3128"},
+      {"https_proxy=user:CAN,ARY99@proxy:3128 x", "https_proxy=[redacted]@proxy:3128 x"},
+      {"HTTPS_PROXY: \"user:CANARY99@proxy:3128\"", "HTTPS_PROXY: \"[redacted]@proxy:3128\""},
+      {"curl --proxy user:CANARY99@proxy:3128 x", "curl --proxy [redacted]@proxy:3128 x"},
+      // Nothing secret.
+      {"https://host:8443/a@b?c=d@e", "https://host:8443/a@b?c=d@e"},
+      {"http://[::1]:80/a@b", "http://[::1]:80/a@b"},
+      {"https://host/ and somebody@example.net", "https://host/ and somebody@example.net"},
+      {"https_proxy=http://proxy:3128", "https_proxy=http://proxy:3128"},
+      {"no_proxy=localhost,127.0.0.1", "no_proxy=localhost,127.0.0.1"},
+      {"://@", "://@"},
+      {"://", "://"},
+  };
+  for (const auto& [text, expected] : k_cases) {
+    EXPECT_EQ(redactor.apply(text), expected);
+    EXPECT_EQ(redactor.apply(redactor.apply(text)), expected);
+  }
+}
+
+TEST(Redact, AuthorizationOfEveryScheme) {
+  const host::Redactor redactor;
+  const std::pair<const char*, const char*> k_cases[] = {
+      {"Proxy-Authorization: Basic CANARY99==", "Proxy-Authorization: Basic [redacted]"},
+      {"> proxy-authorization: Negotiate CANARY99", "> proxy-authorization: Negotiate [redacted]"},
+      {"Authorization: Digest username=\"u\", response=\"CANARY99\"", "Authorization: Digest [redacted]"},
+      {"Authorization: CANARY99", "Authorization: [redacted]"},
+      {"Authorization: Bearer CANARY99 CANARY98", "Authorization: Bearer [redacted]"},
+      {"curl -H 'Authorization: token CANARY99' host", "curl -H 'Authorization: token [redacted]' host"},
+      {"{\"authorization\":\"Custom CANARY99\",\"x\":1}",
+       "{\"authorization\":\"Custom [redacted]\",\"x\":1}"},
+      {"authorization=Bearer CANARY99", "authorization=Bearer [redacted]"},
+      {"no authorization was given", "no authorization was given"},
+      {"Authorization:", "Authorization:"},
+  };
+  for (const auto& [text, expected] : k_cases) {
+    EXPECT_EQ(redactor.apply(text), expected);
+    EXPECT_EQ(redactor.apply(redactor.apply(text)), expected);
+  }
+}
+
 TEST(Redact, TheWordAfterAnOptionThatNamesASecret) {
   const host::Redactor redactor;
   const std::pair<const char*, const char*> k_cases[] = {
