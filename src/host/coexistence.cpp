@@ -90,6 +90,13 @@ void add_live_cids(const std::vector<std::string>& arguments, std::vector<CidRan
   }
 }
 
+template <class Number>
+void sort_and_unique(std::vector<Number>& numbers) {
+  std::ranges::sort(numbers);
+  const auto tail = std::ranges::unique(numbers);
+  numbers.erase(tail.begin(), tail.end());
+}
+
 }  // namespace
 
 std::optional<CidRange> read_cid_pool(std::string_view config) {
@@ -120,6 +127,27 @@ std::optional<std::uint32_t> read_host_api_port(std::string_view config) {
     }
   });
   return port;
+}
+
+std::vector<std::uint16_t> read_kms_ports(std::string_view config) {
+  std::vector<std::uint16_t> out;
+  for_each_piece(config, "\n", [&](std::string_view line) {
+    if (!base::trim(line).starts_with("kms_urls")) {
+      return;
+    }
+    for_each_piece(line, "\"'", [&](std::string_view url) {
+      const auto scheme = url.find("://");
+      if (scheme == std::string_view::npos) {
+        return;
+      }
+      const auto authority = url.substr(scheme + 3, url.find('/', scheme + 3) - scheme - 3);
+      const auto port = parse_number<std::uint16_t>(authority.substr(authority.rfind(':') + 1));
+      if (port) {
+        out.push_back(*port);
+      }
+    });
+  });
+  return out;
 }
 
 Coexistence scan_other_vmms(const OwnInstall& own, const std::filesystem::path& proc) {
@@ -159,11 +187,11 @@ Coexistence scan_other_vmms(const OwnInstall& own, const std::filesystem::path& 
     if (const auto port = read_host_api_port(*text)) {
       out.host_api_ports.push_back(*port);
     }
+    std::ranges::copy(read_kms_ports(*text), std::back_inserter(out.kms_ports));
   }
   std::ranges::sort(out.cids, {}, [](const CidRange& range) { return std::pair(range.begin, range.end); });
-  std::ranges::sort(out.host_api_ports);
-  const auto tail = std::ranges::unique(out.host_api_ports);
-  out.host_api_ports.erase(tail.begin(), tail.end());
+  sort_and_unique(out.host_api_ports);
+  sort_and_unique(out.kms_ports);
   return out;
 }
 

@@ -30,6 +30,7 @@ struct Coexistence {
   std::vector<OtherVmm> vmms;
   std::vector<CidRange> cids;                 // configured pools and CIDs of running VMs, sorted
   std::vector<std::uint32_t> host_api_ports;  // sorted, unique
+  std::vector<std::uint16_t> kms_ports;       // of their KMSs, which may not run yet; sorted, unique
 };
 
 struct OwnInstall {
@@ -44,6 +45,7 @@ Coexistence scan_other_vmms(const OwnInstall& own, const std::filesystem::path& 
 // Line scan of another VMM's configuration, tolerant as section 1.12 says.
 std::optional<CidRange> read_cid_pool(std::string_view config);
 std::optional<std::uint32_t> read_host_api_port(std::string_view config);
+std::vector<std::uint16_t> read_kms_ports(std::string_view config);
 
 inline constexpr std::uint32_t k_cid_pool_size = 1000;
 

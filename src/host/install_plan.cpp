@@ -340,7 +340,7 @@ Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& f
   if (!options.no_kms) {
     out.kms = first_of<std::uint16_t>(options.kms_port, known, kms, 0);
     if (out.kms == 0) {
-      std::vector<std::uint16_t> taken;
+      auto taken = facts.others.kms_ports;
       for (const auto& port : out.all) {
         taken.push_back(port.port);
       }

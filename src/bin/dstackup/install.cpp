@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "context.h"
 #include "fetch_image.h"
+#include "host/host_lock.h"
 #include "host/install_plan.h"
 #include "host/install_steps.h"
 #include "host/leftovers.h"
@@ -199,6 +200,18 @@ host::InstallStep pull_step(const host::InstallPlan& plan, const host::InstallOp
           {}};
 }
 
+// Addresses and ports are chosen by what others show: from the look at them until our VMM can be seen itself,
+// nobody else may choose.
+Result<host::HostLock> lock_host(cli::Progress& progress) {
+  host::HostLock::Options options;
+  options.waiting = [&](std::string_view text) { progress.waiting(text); };
+  DS_TRY(auto lock, host::HostLock::acquire(options));
+  if (!lock.held()) {
+    progress.warn(lock.stranger() + " holds the lock of this host, which is not its: not waiting for it");
+  }
+  return lock;
+}
+
 Result<int> install(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(auto options, parse(flags));
   cli::Progress progress(streams, flags.json);
@@ -225,9 +238,16 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   const auto text = [](const std::optional<host::InstallState>& s) {
     return s ? host::to_json_text(*s) : "";
   };
-  if (text(now) != text(planned.facts.state)) {
-    // Another install finished between our look and our lock.
-    DS_TRY(auto again, preflight(flags, options, streams));
+  // With a VMM that runs as it should, nothing is chosen.
+  std::optional<host::HostLock> choosing;
+  if (!planned.facts.vmm_running || plan->vmm_outdated || text(plan->state) != text(planned.facts.state)) {
+    DS_TRY(choosing, lock_host(progress));
+  }
+  if (choosing || text(now) != text(planned.facts.state)) {
+    // Another install may have finished between our look and our locks.
+    auto silent = flags;
+    silent.json = true;  // what it finds was printed already
+    DS_TRY(auto again, preflight(silent, options, streams));
     planned = std::move(again);
   }
   for (const auto& warning : plan->warnings) {
@@ -255,6 +275,9 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
       return base::fail(std::move(error), "install stopped at the step " + step.name);
     }
     *applied ? progress.ok(step.name) : progress.skip(step.name + " (as it was)");
+    if (step.name == plan->vmm_unit) {
+      choosing.reset();
+    }
     changed |= *applied;
   }
   if (plan->start) {

@@ -58,6 +58,13 @@ TEST(OtherVmms, ConfigScan) {
       read_host_api_port("port = 1\n[host_api]\nident = \"x\"\nport = 10000\nport = 3\n[x]\nport = 4\n"),
       10000U);
   EXPECT_EQ(read_host_api_port("[host_api.x]\nport = 1\n"), std::nullopt);
+  using Ports = std::vector<std::uint16_t>;
+  EXPECT_EQ(read_kms_ports("[cvm]\nkms_urls = [\"https://10.0.2.2:12443\", 'https://[::1]:12444/prpc']\n"),
+            (Ports{12443, 12444}));
+  EXPECT_EQ(read_kms_ports("kms_urls = []\n#kms_urls = [\"https://a:1\"]\ngateway_urls = [\"https://a:2\"]"),
+            Ports());
+  EXPECT_EQ(read_kms_ports("kms_urls = [\"https://a\", \"https://a:x\", \"https://a:65536\", \"://\", \"\n"),
+            Ports());
 }
 
 class Proc {

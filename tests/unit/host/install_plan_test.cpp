@@ -218,6 +218,9 @@ TEST(InstallPlan, Ports) {
   auto facts = good();
   facts.port_is_free = busy({12443, 12444});
   EXPECT_EQ(make_plan(options(), facts)->kms_port, 12445);
+  // Another installation's KMS that does not listen yet.
+  facts.others.kms_ports = {12445, 12447};
+  EXPECT_EQ(make_plan(options(), facts)->kms_port, 12446);
   auto o = options();
   o.dashboard_port = 8001;
   expect_refused(o, good(), base::Code::port_conflict, "--dashboard-port");
