@@ -9,6 +9,7 @@
 
 #include "base/format.h"
 #include "base/fs.h"
+#include "host/our_trees.h"
 #include "host/program_places.h"
 #include "host/state.h"
 
@@ -87,18 +88,25 @@ Result<> remove_directory(const fs::path& path, Removal& out) {
   return base::fail_errno(Code::io, "cannot remove the directory " + path.string(), problem);
 }
 
-// We only ever make directories and hidden files right below these two, so anything else there is somebody's.
+bool is_data(const Layout& layout, const fs::path& tree, const fs::path& entry) {
+  const auto name = entry.filename().string();
+  return !name.starts_with('.') && name != layout.volume_index().filename() &&
+         (tree == layout.images() || tree == layout.volumes() || tree == layout.vms());
+}
+
 Result<> remove_our_tree(const Layout& layout, const fs::path& tree, Removal& out) {
-  if ((tree != layout.vms() && tree != layout.images()) || !fs::is_directory(fs::symlink_status(tree))) {
+  std::error_code error;
+  if (fs::symlink_status(tree, error).type() != fs::file_type::directory) {
     return base::remove_tree(tree);
   }
-  std::error_code error;
+  std::vector<fs::path> ours;
   for (fs::directory_iterator it(tree, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with('.') ||
-        it->symlink_status(error).type() == fs::file_type::directory) {
-      DS_CHECK(base::remove_tree(it->path()));
-    } else {
-      keep(it->path(), out);
+    is_our_entry(layout, tree, it->path()) ? ours.push_back(it->path()) : keep(it->path(), out);
+  }
+  for (const auto& entry : ours) {
+    DS_CHECK(remove_our_entry(entry));
+    if (is_data(layout, tree, entry)) {
+      out.data.push_back(entry.string());
     }
   }
   return remove_directory(tree, out);
@@ -146,10 +154,11 @@ void remove_empty_parents(const Layout& layout) {
 
 }  // namespace
 
-Result<> remove_run_time(const Layout& layout) {
-  DS_CHECK(base::remove_tree(layout.run));
+Result<Removal> remove_run_time(const Layout& layout) {
+  Removal out;
+  DS_CHECK(remove_our_tree(layout, layout.run, out));
   if (!is_there(layout.state_file())) {
-    return {};
+    return out;
   }
   const bool usable = load_state(layout.state_file()).has_value();
   const fs::path target =
@@ -157,7 +166,7 @@ Result<> remove_run_time(const Layout& layout) {
   if (::rename(layout.state_file().c_str(), target.c_str()) != 0) {
     return base::fail_errno(Code::io, "cannot set aside " + layout.state_file().string(), errno);
   }
-  return {};
+  return out;
 }
 
 Result<Removal> purge(const Layout& layout, const std::vector<JournalEntry>& journal) {

@@ -406,34 +406,6 @@ TEST_F(InstallConverge, ABrokenJournalIsSaid) {
   EXPECT_EQ(host.take_away(), "");
 }
 
-TEST_F(InstallConverge, ForeignFilesSurviveAndAreReported) {
-  ASSERT_EQ(host.go_on(), "");
-  const auto& l = host.layout();
-  const std::array foreign = {l.config / "notes.txt", l.state / "mine.db", l.vms() / "list.txt",
-                              l.images() / "README"};
-  for (const auto& path : foreign) {
-    std::ofstream(path) << "mine";
-  }
-  fs::create_directory("/srv/elsewhere");
-  std::ofstream("/srv/elsewhere/file") << "mine";
-  fs::create_directory_symlink("/srv/elsewhere", l.vms() / "link");
-  const auto output = host.run(host.destroy());
-  EXPECT_EQ(output.exit_code, 0) << output.err;
-  for (const auto& path : foreign) {
-    EXPECT_TRUE(fs::exists(path)) << path;
-    EXPECT_THAT(output.err, HasSubstr(path.filename().string()));
-  }
-  EXPECT_TRUE(fs::exists("/srv/elsewhere/file"));
-  EXPECT_FALSE(fs::exists(l.token_file()));
-  for (const auto& path : foreign) {
-    fs::remove(path);
-  }
-  fs::remove(l.vms() / "link");
-  fs::remove_all("/srv/elsewhere");
-  EXPECT_EQ(host.run(host.destroy()).exit_code, 0);
-  EXPECT_EQ(host.take_away(), "");
-}
-
 int main(int argc, char** argv) {
   testing::InitGoogleMock(&argc, argv);
   if (testing::GTEST_FLAG(list_tests)) {

@@ -164,8 +164,14 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
                       "wait until it has finished and try again");
   }
   DS_CHECK(stop_everything(found, progress));
-  DS_CHECK(host::remove_run_time(found.layout));
+  const auto tell_kept = [&](const host::Removal& removal) {
+    for (const auto& kept : removal.kept) {
+      progress.warn("kept " + kept + ", which is not ours");
+    }
+  };
+  DS_TRY(const auto run_time, host::remove_run_time(found.layout));
   if (!flags.purge) {
+    tell_kept(run_time);
     streams.out << "taken down; kept in " << found.layout.config.string() << " and "
                 << found.layout.state.string()
                 << ": token, allow-list, images, VMs with their data, the KMS's keys\n"
@@ -174,9 +180,10 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
     return cli::k_exit_ok;
   }
   DS_TRY(const auto removal, host::purge(found.layout, found.journal));
-  for (const auto& kept : removal.kept) {
-    progress.warn("kept " + kept + ", which is not ours");
+  for (const auto& path : removal.data) {
+    progress.ok("removed " + path);
   }
+  tell_kept(removal);
   streams.out << "taken down and removed in " << cli::format_seconds(progress.elapsed()) << '\n';
   return cli::k_exit_ok;
 }

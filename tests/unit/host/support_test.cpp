@@ -71,9 +71,13 @@ TEST_F(Support, NoCanaryGetsOut) {
   const auto key = *base::read_file(layout.config / "vmm-tls.key");
   const auto key_line = key.substr(key.find('\n') + 1, 64);
   write(vm / "serial.log", "boot\ngot " + guest_token + " and CANARY-USER-CONFIG\nkey " + key_line + "\n");
-  write(layout.logs() / "dstack-vmm.log", "GET / Authorization: Bearer CANARY-BEARER\nseed " + seed +
-                                              "\nbase64 " + base::to_base64(*base::from_hex(token)) +
-                                              "\npassword=CANARY-PASSWORD\n" + key + "\nthe end\n");
+  write(layout.logs() / "dstack-vmm.log",
+        "GET / Authorization: Bearer CANARY-BEARER\nseed " + seed + "\nbase64 " +
+            base::to_base64(*base::from_hex(token)) +
+            "\npassword=CANARY-PASSWORD\nGET https://user:CANARYurl4@host/\n"
+            "Proxy-Authorization: Digest a=\"CANARY-DIGEST\", b=CANARY-B\n"
+            "https_proxy=me:CANARY-PROXY@proxy:3128\n" +
+            key + "\nthe end\n");
   const auto items = collect({{"doctor.txt", "token is " + token + "\nall is well\n"}});
   for (const auto& item : items) {
     for (const auto& canary : {token, seed, guest_token, guest_seed, key_line,
