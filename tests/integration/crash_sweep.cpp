@@ -1,5 +1,7 @@
 #include "integration/crash_sweep.h"
 
+#include <gtest/gtest.h>
+
 #include <iostream>
 
 #include "base/format.h"
@@ -29,6 +31,12 @@ std::vector<SystemCall> choose_places(const std::vector<SystemCall>& calls, std:
 
 void Tally::show(const char* what) const {
   std::cout << what << ": " << hit << " of " << tried << " places hit\n";
+}
+
+void Tally::expect_hits(const char* what, int at_least) const {
+  show(what);
+  EXPECT_GE(tried, at_least) << what;
+  EXPECT_GE(hit * 10, tried * 9) << what << ": the sweep does not hit where it means to";
 }
 
 }  // namespace dstack::test

@@ -20,6 +20,8 @@ struct Tally {
   int tried = 0;
   int hit = 0;
   void show(const char* what) const;
+  // Shows it too. Fails when fewer were tried, or some not hit: such a sweep shows nothing.
+  void expect_hits(const char* what, int at_least) const;
 };
 
 }  // namespace dstack::test

@@ -85,7 +85,7 @@ std::string InstalledHost::take_away() const {
   if (const auto gone = run(destroy()); gone.exit_code != 0) {
     return "destroy fails: " + gone.err;
   }
-  const auto left = difference(m_clean, host_snapshot(extra()));
+  const auto left = left_behind();
   return left.empty() ? "" : "destroy --purge leaves\n" + left;
 }
 

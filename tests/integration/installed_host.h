@@ -32,6 +32,8 @@ class InstalledHost {
   std::string go_on() const;
   // destroy --purge from whatever there is; empty when nothing is left of it.
   std::string take_away() const;
+  // What is there beside the clean state; empty when nothing is.
+  std::string left_behind() const { return difference(m_clean, host_snapshot(extra())); }
   // Takes the clean state, which take_away() compares with.
   void remember_clean() { m_clean = host_snapshot(extra()); }
   // Ends and removes everything without dstackup, so that one test's failure is not the next one's.
