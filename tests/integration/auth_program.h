@@ -161,7 +161,19 @@ class AuthProgram : public testing::Test {
   }
   int wait_end() {
     int status = -1;
-    EXPECT_EQ(::waitpid(m_pid, &status, 0), m_pid);
+    pid_t ended = 0;
+    for (int i = 0; i < 1000 && ended == 0; ++i) {
+      ended = ::waitpid(m_pid, &status, WNOHANG);
+      if (ended == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    }
+    if (ended == 0) {
+      ADD_FAILURE() << "it goes on running";
+      ::kill(m_pid, SIGKILL);
+      ended = ::waitpid(m_pid, &status, 0);
+    }
+    EXPECT_EQ(ended, m_pid);
     m_pid = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
