@@ -1,5 +1,7 @@
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/format.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -257,7 +259,12 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
     };
     look(known->auth_unit, facts.auth_running, facts.auth_set);
     look(known->vmm_unit, facts.vmm_running, facts.vmm_set);
-    facts.kms_running = known->kms_vm_id && read_live_vm(facts.layout.vms() / *known->kms_vm_id).has_value();
+    // One that a killed install made, and did not come to record, is known by its name.
+    const auto live = live_vms(facts.layout.vms());
+    facts.kms_running = std::ranges::any_of(live, [&](const LiveVm& vm) {
+      return known->kms_vm_id ? vm.id == *known->kms_vm_id
+                              : vm_name(facts.layout.vms() / vm.id) == k_kms_vm_name;
+    });
   }
   facts.vms_running = !live_vms(facts.layout.vms()).empty();
   if (manager->kind() == "supervisor") {

@@ -67,6 +67,13 @@ std::string started_image_hash(const std::filesystem::path& vm_directory) {
   return text ? member(member(*text, "vm_config"), "os_image_hash") : std::string();
 }
 
+std::string vm_name(const std::filesystem::path& vm_directory) {
+  const auto text = base::read_file(vm_directory / "vm-manifest.json", 1024 * 1024);
+  const auto json = nlohmann::json::parse(text.value_or(""), nullptr, false);
+  const bool there = json.is_object() && json.contains("name") && json["name"].is_string();
+  return there ? json["name"].get<std::string>() : std::string();
+}
+
 Result<> kill_vms(const std::filesystem::path& vms, std::chrono::milliseconds grace) {
   const auto begin = std::chrono::steady_clock::now();
   const auto kill_at = begin + grace;

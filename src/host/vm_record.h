@@ -13,6 +13,8 @@
 
 namespace dstack::host {
 
+inline constexpr const char* k_kms_vm_name = "dstack-kms";
+
 struct LiveVm {
   std::string id;
   pid_t pid = 0;
@@ -26,6 +28,8 @@ std::vector<LiveVm> live_vms(const std::filesystem::path& vms);
 // guest;
 // "" when that cannot be read. The image of that name may be another by now.
 std::string started_image_hash(const std::filesystem::path& vm_directory);
+// The name in the VM's manifest; "" when that cannot be read.
+std::string vm_name(const std::filesystem::path& vm_directory);
 // SIGTERM, after `grace` SIGKILL; waits. Only processes that are still the recorded ones are touched.
 base::Result<> kill_vms(const std::filesystem::path& vms,
                         std::chrono::milliseconds grace = std::chrono::milliseconds(500));

@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr const char* k_name = "dstack-kms";
+constexpr const char* k_name = host::k_kms_vm_name;
 constexpr std::chrono::milliseconds k_poll{250};
 // The VMM starts a VM that ended early again; only one that stays down has failed.
 constexpr std::chrono::seconds k_down_limit{15};

@@ -75,6 +75,16 @@ TEST(VmRecord, KillsEvenTheDeaf) {
 }
 
 // install expected the digest of what is in the image directory now, and took a running KMS for another one.
+TEST(VmRecord, TheNameIsThatOfTheManifest) {
+  const test::TempDir dir;
+  EXPECT_EQ(vm_name(dir.path()), "");
+  for (const auto& [text, name] : {std::pair{"{\"name\":\"dstack-kms\"}", "dstack-kms"},
+                                   std::pair{"{\"name\":7}", ""}, std::pair{"[", ""}, std::pair{"", ""}}) {
+    ASSERT_TRUE(base::write_file_atomic(dir / "vm-manifest.json", text));
+    EXPECT_EQ(vm_name(dir.path()), name);
+  }
+}
+
 TEST(VmRecord, TheImageIsTheOneThatTheVmWasStartedWith) {
   const test::TempDir dir;
   EXPECT_EQ(started_image_hash(dir.path()), "");
