@@ -1,5 +1,6 @@
 #include <cerrno>
 
+#include "base/format.h"
 #include "unit/host/doctor_host.h"
 
 namespace dstack::host {
@@ -28,66 +29,48 @@ TEST(Doctor, Platform) {
   DoctorHost(k_tdx).expect("platform", ok, "tdx");
 }
 
-TEST(Doctor, TdxCpu) {
-  const DoctorHost host(k_tdx);
-  host.expect("tdx-cpu", ok, "tdx_host_platform");
-  host.write("/proc/cpuinfo", "flags : fpu tdx_host_platform_x\n");
-  host.expect("tdx-cpu", failed, "does not list tdx_host_platform");
-  host.remove("/proc/cpuinfo");
-  host.expect("tdx-cpu", failed, "cpuinfo");
-}
-
-TEST(Doctor, TdxKvm) {
-  const DoctorHost host(k_tdx);
-  host.expect("tdx-kvm", ok, "is Y");
-  host.write("/sys/module/kvm_intel/parameters/tdx", "1\n");
-  host.expect("tdx-kvm", ok, "is 1");
-  host.write("/sys/module/kvm_intel/parameters/tdx", "N\n");
-  host.expect("tdx-kvm", failed, "is N");
-  host.remove("/sys/module/kvm_intel/parameters/tdx");
-  host.expect("tdx-kvm", failed, "does not exist");
-}
-
-// spec/host.md section 1.3, step 1b: both nodes.
-TEST(Doctor, SgxDevices) {
-  const DoctorHost host(k_tdx);
-  host.expect("sgx-devices", ok, "sgx_provision");
-  host.remove("/dev/sgx_provision");
-  host.expect("sgx-devices", failed, "missing: /dev/sgx_provision");
-  host.remove("/dev/sgx_enclave");
-  host.expect("sgx-devices", failed, "missing: /dev/sgx_enclave, /dev/sgx_provision");
-  host.write("/dev/sgx_provision", "");
-  host.expect("sgx-devices", failed, "missing: /dev/sgx_enclave");
-}
-
-TEST(Doctor, QuoteService) {
-  const DoctorHost host(k_tdx);
-  host.expect("quote-service", ok, "pid 812");
-  host.remove("/dev/vsock");
-  host.expect("quote-service", failed, "/dev/vsock");
-  host.write("/proc/812/comm", "qgs-helper\n");
-  host.expect("quote-service", failed, "no process qgs");
-}
-
-TEST(Doctor, SnpCpu) {
-  const DoctorHost host(k_snp);
-  host.expect("snp-cpu", ok, "sev_snp");
-  host.write("/proc/cpuinfo", "flags : fpu sev sev_es\n");
-  host.expect("snp-cpu", failed, "does not list sev_snp");
-}
-
-TEST(Doctor, SnpKvm) {
-  const DoctorHost host(k_snp);
-  host.expect("snp-kvm", ok, "kvm_amd");
-  host.write("/sys/module/kvm_amd/parameters/sev_snp", "N\n");
-  host.expect("snp-kvm", failed, "is N");
-}
-
-TEST(Doctor, SnpDevice) {
-  const DoctorHost host(k_snp);
-  host.expect("snp-device", ok, "/dev/sev");
-  host.remove("/dev/sev");
-  host.expect("snp-device", failed, "/dev/sev");
+// What a TEE platform needs of the machine, and how it looks where one thing is missing or says something
+// else.
+TEST(Doctor, MachineOfATeePlatform) {
+  const std::optional<std::string> gone;
+  struct Row {
+    PlatformKind platform;
+    const char* check;
+    const char* whole;  // what is seen while nothing is wrong
+    const char* file;
+    std::optional<std::string> text;
+    Verdict verdict;
+    const char* evidence;
+  };
+  const Row rows[] = {
+      {k_tdx, "tdx-cpu", "tdx_host_platform", "/proc/cpuinfo", "flags : fpu tdx_host_platform_x\n", failed,
+       "does not list tdx_host_platform"},
+      {k_tdx, "tdx-cpu", "tdx_host_platform", "/proc/cpuinfo", gone, failed, "cpuinfo"},
+      {k_tdx, "tdx-kvm", "is Y", "/sys/module/kvm_intel/parameters/tdx", "1\n", ok, "is 1"},
+      {k_tdx, "tdx-kvm", "is Y", "/sys/module/kvm_intel/parameters/tdx", "N\n", failed, "is N"},
+      {k_tdx, "tdx-kvm", "is Y", "/sys/module/kvm_intel/parameters/tdx", gone, failed, "does not exist"},
+      // spec/host.md section 1.3, step 1b: both nodes.
+      {k_tdx, "sgx-devices", "sgx_provision", "/dev/sgx_provision", gone, failed,
+       "missing: /dev/sgx_provision"},
+      {k_tdx, "sgx-devices", "sgx_provision", "/dev/sgx_enclave", gone, failed, "missing: /dev/sgx_enclave"},
+      {k_tdx, "quote-service", "pid 812", "/dev/vsock", gone, failed, "/dev/vsock"},
+      {k_tdx, "quote-service", "pid 812", "/proc/812/comm", "qgs-helper\n", failed, "no process qgs"},
+      {k_snp, "snp-cpu", "sev_snp", "/proc/cpuinfo", "flags : fpu sev sev_es\n", failed,
+       "does not list sev_snp"},
+      {k_snp, "snp-kvm", "kvm_amd", "/sys/module/kvm_amd/parameters/sev_snp", "N\n", failed, "is N"},
+      {k_snp, "snp-device", "/dev/sev", "/dev/sev", gone, failed, "/dev/sev"},
+  };
+  for (const auto& row : rows) {
+    SCOPED_TRACE(base::format("{} with {} = {}", row.check, row.file, row.text.value_or("gone")));
+    const DoctorHost host(row.platform);
+    host.expect(row.check, ok, row.whole);
+    row.text ? host.write(row.file, *row.text) : host.remove(row.file);
+    host.expect(row.check, row.verdict, row.evidence);
+  }
+  const DoctorHost neither(k_tdx);
+  neither.remove("/dev/sgx_provision");
+  neither.remove("/dev/sgx_enclave");
+  neither.expect("sgx-devices", failed, "missing: /dev/sgx_enclave, /dev/sgx_provision");
 }
 
 // Each platform has its own gates: those of the others are skipped, with the reason.
