@@ -29,17 +29,11 @@ using test::where;
 
 namespace {
 
-class InstallCrash : public testing::Test {
+class InstallCrash : public test::OnInstalledHost {
  protected:
   void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
     DSTACK_NEEDS_STRACE();
-    host.remember_clean();
-  }
-  void TearDown() override {
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
+    OnInstalledHost::SetUp();
   }
 
   // A clean run's calls. Leaves the installation as that run does.
@@ -61,8 +55,6 @@ class InstallCrash : public testing::Test {
     }
     return out;
   }
-
-  InstalledHost host;
 };
 
 }  // namespace
@@ -365,11 +357,3 @@ TEST_P(InstallPowerCut, InTheMiddle) {
 
 INSTANTIATE_TEST_SUITE_P(FileSystems, InstallPowerCut, testing::ValuesIn(test::k_loop_disk_types),
                          [](const auto& type) { return std::string(type.param); });
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
-}

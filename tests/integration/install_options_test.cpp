@@ -27,10 +27,6 @@ namespace {
 
 constexpr const char* k_address = "127.0.0.2";  // as good as any other of the host's but the API's own
 
-host::InstallState state_of(const InstalledHost& host) {
-  return **host::load_state(host.layout().state_file());
-}
-
 base::Output run(std::vector<std::string> argv, std::vector<std::string> environment = {}) {
   argv[0] = (test::sandbox_programs() / argv[0]).string();
   auto output = base::run(
@@ -38,20 +34,15 @@ base::Output run(std::vector<std::string> argv, std::vector<std::string> environ
   return output ? *output : base::Output{.exit_code = -1, .out = {}, .err = output.error().what()};
 }
 
-class InstallOptions : public testing::Test {
+class InstallOptions : public test::OnInstalledHost {
  protected:
-  void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
-  }
   void TearDown() override {
+    OnInstalledHost::TearDown();
     if (test::sandbox_problem().empty()) {
-      host.wipe();
       std::error_code ignored;
       fs::remove_all("/tmp/known", ignored);
     }
   }
-  InstalledHost host;
 };
 
 bool listens(const std::string& ip, std::uint16_t port) {
@@ -141,8 +132,8 @@ TEST_F(InstallOptions, TwoInstallationsDoNotDisturbOneAnother) {
   const auto second = other.run(
       other.install({"--dashboard-port", "9180", "--auth-port", "8101", "--host-api-port", "10100"}));
   ASSERT_EQ(second.exit_code, 0) << second.err;
-  const auto mine = state_of(host);
-  const auto theirs = state_of(other);
+  const auto mine = host.state();
+  const auto theirs = other.state();
   EXPECT_NE(mine.vmm_unit, theirs.vmm_unit);
   EXPECT_NE(mine.auth_unit, theirs.auth_unit);
   EXPECT_GE(theirs.cid_start, mine.cid_start + 1000) << "the windows of vsock addresses overlap";
@@ -166,7 +157,7 @@ TEST_F(InstallOptions, InstancesOfOneHostHaveNamesOfTheirOwn) {
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, HasSubstr("--instance"));
   ASSERT_EQ(host.run(host.install({"--instance", "blue"})).exit_code, 0);
-  EXPECT_EQ(state_of(host).vmm_unit, "dstack-vmm-blue");
+  EXPECT_EQ(host.state().vmm_unit, "dstack-vmm-blue");
   EXPECT_EQ(host.take_away(), "");
 }
 
@@ -278,12 +269,4 @@ TEST_F(InstallOptions, TheArchiveForSupportHoldsNoSecret) {
   const auto broken = pack();
   EXPECT_THAT(broken, HasSubstr("broken [redacted]"));
   EXPECT_EQ(broken.find(token), std::string::npos);
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

@@ -53,6 +53,10 @@ base::Output InstalledHost::run(const std::vector<std::string>& argv) const {
   return output ? std::move(*output) : base::Output{.exit_code = -1, .out = {}, .err = output.error().what()};
 }
 
+host::InstallState InstalledHost::state() const {
+  return host::load_state(m_layout.state_file()).value().value();
+}
+
 std::string InstalledHost::not_converged() const {
   const auto again = run(install({"--json"}));
   if (again.exit_code != 0) {

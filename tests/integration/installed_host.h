@@ -11,6 +11,7 @@
 
 #include "base/process.h"
 #include "host/layout.h"
+#include "host/state.h"
 #include "integration/host_sandbox.h"
 #include "integration/strace_points.h"
 
@@ -25,6 +26,9 @@ class InstalledHost {
   std::vector<std::string> destroy(std::vector<std::string> more = {"--purge"}) const;
   base::Output run(const std::vector<std::string>& argv) const;
   const host::Layout& layout() const { return m_layout; }
+
+  // What the installation recorded of itself; there must be one.
+  host::InstallState state() const;
 
   // Empty when an installation is complete: another install finds nothing to do and both services answer.
   std::string not_converged() const;
@@ -58,5 +62,21 @@ class InstalledHost {
   if (!::dstack::test::sandbox_problem().empty()) {                           \
     GTEST_SKIP() << "no sandbox here: " << ::dstack::test::sandbox_problem(); \
   }
+
+// A test with a clean host of its own in the sandbox, which is clean again afterwards.
+class OnInstalledHost : public testing::Test {
+ protected:
+  void SetUp() override {
+    DSTACK_NEEDS_SANDBOX();
+    host.remember_clean();
+  }
+  void TearDown() override {
+    if (sandbox_problem().empty()) {
+      host.wipe();
+    }
+  }
+
+  InstalledHost host;
+};
 
 }  // namespace dstack::test
