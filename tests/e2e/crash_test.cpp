@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <fstream>
 #include <iostream>
 #include <thread>
@@ -63,6 +64,36 @@ bool kill_install_when(const std::vector<std::string>& argv, const std::function
   return WIFSIGNALED(status);
 }
 
+std::vector<std::string> install_argv(const Lab& lab) {
+  return argv_of(
+      lab, {"dstackup", "install", "--platform", "simulated", "--dashboard-port", std::to_string(free_port()),
+            "--auth-port", std::to_string(free_port()), "--host-api-port", std::to_string(free_port())});
+}
+
+// Deploys an app that needs keys; true when its page comes.
+bool app_gets_its_keys(const Lab& lab) {
+  const auto port = free_port();
+  const auto deployed =
+      lab.run({"dstack", "deploy", "-c", (lab.source / "examples/hello-nginx/docker-compose.yaml").string(),
+               "-n", "hello", "--port", std::to_string(port) + ":80"});
+  EXPECT_EQ(deployed.exit_code, 0) << deployed.err;
+  for (int i = 0; deployed.exit_code == 0 && i < 40; ++i) {
+    if (get(port).status == 200) {
+      return true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  }
+  return false;
+}
+
+void expect_nothing_left(const Lab& lab) {
+  const auto output = lab.run({"dstackup", "destroy", "--purge"});
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(tree(lab.prefix), std::vector<std::string>{});
+  EXPECT_EQ(processes_naming(lab.prefix.string()), std::vector<std::string>{});
+  fs::remove_all(lab.prefix);
+}
+
 host::InstallState state_of(const Lab& lab) {
   const auto state = host::load_state(lab.state() / "dstackup-state.json");
   return state && *state ? **state : host::InstallState{};
@@ -72,9 +103,7 @@ host::InstallState state_of(const Lab& lab) {
 
 TEST(Crash, AnInstallWithAKmsGoesOnAndTheAppGetsItsKeys) {
   const auto lab = own_lab();
-  const auto install = argv_of(
-      lab, {"dstackup", "install", "--platform", "simulated", "--dashboard-port", std::to_string(free_port()),
-            "--auth-port", std::to_string(free_port()), "--host-api-port", std::to_string(free_port())});
+  const auto install = install_argv(lab);
   const auto vms = lab.state() / "vm";
   const auto vm_made = [&] {
     std::error_code error;
@@ -116,17 +145,7 @@ TEST(Crash, AnInstallWithAKmsGoesOnAndTheAppGetsItsKeys) {
               << " s\n";
   }
 
-  const auto port = free_port();
-  const auto deployed =
-      lab.run({"dstack", "deploy", "-c", (lab.source / "examples/hello-nginx/docker-compose.yaml").string(),
-               "-n", "hello", "--port", std::to_string(port) + ":80"});
-  ASSERT_EQ(deployed.exit_code, 0) << deployed.err;
-  HttpAnswer page;
-  for (int i = 0; i < 40 && page.status != 200; ++i) {
-    page = get(port);
-    std::this_thread::sleep_for(std::chrono::milliseconds(250));
-  }
-  EXPECT_EQ(page.status, 200);
+  EXPECT_TRUE(app_gets_its_keys(lab));
   EXPECT_EQ(state_of(lab).kms_ca_sha256, state.kms_ca_sha256);
 }
 
@@ -134,15 +153,89 @@ TEST(Crash, ADestroyThatWasKilledIsFinished) {
   auto lab = Lab::open();
   lab.prefix = lab.directory / "crash";
   ASSERT_TRUE(fs::exists(lab.state())) << "the test before leaves an installation";
-  // Once with the VMs still there, once among the files.
-  for (const auto& call : {test::SystemCall{"kill", 1, ""}, test::SystemCall{"unlinkat", 20, ""}}) {
-    if (test::strace_problem().empty()) {
-      test::run_with_fault(argv_of(lab, {"dstackup", "destroy", "--purge"}), call, "signal=KILL");
+  ASSERT_EQ(host::live_vms(lab.state() / "vm").size(), 2U);
+  if (test::strace_problem().empty()) {
+    const auto destroy = argv_of(lab, {"dstackup", "destroy", "--purge"});
+    // Once with the VMs still there, once among the files.
+    const auto early = test::run_with_fault(destroy, {"connect", 1, ""}, "signal=KILL");
+    EXPECT_TRUE(early.hit) << early.output.err;
+    EXPECT_EQ(host::live_vms(lab.state() / "vm").size(), 2U);
+    const auto late = test::run_with_fault(destroy, {"unlinkat", 8, ""}, "signal=KILL");
+    EXPECT_TRUE(late.hit) << late.output.err;
+    EXPECT_TRUE(host::live_vms(lab.state() / "vm").empty());
+    EXPECT_TRUE(fs::exists(lab.state() / "journal"));
+  }
+  expect_nothing_left(lab);
+}
+
+// The stage that makes the KMS, killed at each of its boundaries; each time from nothing. The places: its
+// record, and the one of its VM's id, synced or about to be; that id, the root certificate and the end about
+// to be saved.
+TEST(Crash, TheKmsStageKilledAtEachBoundary) {
+  if (const auto problem = test::strace_problem(); !problem.empty()) {
+    GTEST_SKIP() << problem;
+  }
+  auto lab = own_lab();
+  const auto certificate = (lab.config() / "kms-ca.pem").string();
+  // The last that a clean run writes down is what this stage does, whatever it asks and waits for in between.
+  base::Output output;
+  auto calls = test::trace_calls(install_argv(lab), output);
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  expect_nothing_left(lab);
+  std::erase_if(calls, [](const test::SystemCall& call) {
+    return call.name != "rename" &&
+           (call.name != "fdatasync" || call.line.find("/journal>") == std::string::npos);
+  });
+  struct Place {
+    const char* what;
+    const char* call;
+    bool vm;          // is there one?
+    bool always;      // else in the full sweep only
+    bool to_the_end;  // an app is deployed
+  };
+  const std::array<Place, 6> places = {
+      {{"the KMS is recorded, not made", "fdatasync", false, true, false},
+       {"so is its root, not there", "fdatasync", false, false, false},
+       {"its VM is made, its id recorded", "fdatasync", true, false, false},
+       {"its id is not saved", "rename", true, true, false},
+       {"it answers, its root is not in place", "rename", true, false, false},
+       {"its root is in place, and not pinned", "rename", true, true, true}}};
+  ASSERT_GT(calls.size(), places.size());
+  calls.erase(calls.begin(), calls.end() - static_cast<std::ptrdiff_t>(places.size()));
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const auto& place = places[i];
+    ASSERT_EQ(calls[i].name, place.call) << calls[i].line;
+    if (!place.always && !test::full_sweep()) {
+      continue;
+    }
+    SCOPED_TRACE(place.what);
+    lab = own_lab();
+    const auto install = install_argv(lab);
+    const auto killed = test::run_with_fault(install, calls[i], "signal=KILL");
+    ASSERT_TRUE(killed.hit) << killed.output.err;
+    const auto vms = host::live_vms(lab.state() / "vm");
+    EXPECT_EQ(vms.size(), place.vm ? 1U : 0U);
+    const auto token = base::read_file(lab.config() / "vmm-auth-token").value_or("");
+    const auto root = base::read_file(certificate).value_or("");
+
+    const auto done = lab.run({"dstackup", "install", "--platform", "simulated"});
+    EXPECT_EQ(done.exit_code, 0) << done.err;
+    const auto state = state_of(lab);
+    EXPECT_FALSE(state.kms_ca_sha256.empty());
+    if (!vms.empty()) {
+      EXPECT_EQ(state.kms_vm_id.value_or(""), vms.front().id)
+          << "the VM that was there is the one that is used";
+    }
+    EXPECT_EQ(base::read_file(lab.config() / "vmm-auth-token").value_or(""), token);
+    EXPECT_TRUE(base::read_file(certificate).value_or("").starts_with(root));
+    const auto again = lab.run({"dstackup", "install", "--platform", "simulated", "--json"});
+    EXPECT_NE(again.out.find("\"changed\": false"), std::string::npos) << again.out;
+    if (place.to_the_end || test::full_sweep()) {
+      EXPECT_TRUE(app_gets_its_keys(lab));
+    }
+    expect_nothing_left(lab);
+    if (HasFailure()) {
+      return;
     }
   }
-  const auto output = lab.run({"dstackup", "destroy", "--purge"});
-  EXPECT_EQ(output.exit_code, 0) << output.err;
-  EXPECT_EQ(tree(lab.prefix), std::vector<std::string>{});
-  EXPECT_EQ(processes_naming(lab.prefix.string()), std::vector<std::string>{});
-  fs::remove_all(lab.prefix);
 }
