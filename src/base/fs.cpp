@@ -82,9 +82,18 @@ Result<Fd> lock_file(const fs::path& path, int operation) {
 }  // namespace
 
 Result<std::string> read_file(const fs::path& path, std::size_t limit) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
+  // A pipe that somebody put in a file's place must not keep us waiting for a writer; one that is named as
+  // /dev/stdin or /dev/fd/63 is meant.
+  const bool may_wait = path.string().starts_with("/dev/") || path.string().starts_with("/proc/");
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | (may_wait ? 0 : O_NONBLOCK | O_NOCTTY)));
+  struct stat info = {};
+  if (!fd || (!may_wait && ::fstat(fd.get(), &info) != 0)) {
     return fail_errno(Code::io, "cannot open " + path.string(), errno);
+  }
+  if (!may_wait && !S_ISREG(info.st_mode)) {
+    return fail(Code::io,
+                path.string() + (S_ISDIR(info.st_mode) ? " is a directory" : " is not a regular file"),
+                "put a regular file there, or name another");
   }
   std::string out;
   char buffer[16384];

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t k_max_small_file = 16 * 1024 * 1024;
 
-// Whole file as text. Code::not_found / permission / too_large / io.
+// Whole regular file, or anything below /dev or /proc. Code::not_found / permission / too_large / io.
 Result<std::string> read_file(const fs::path& path, std::size_t limit = k_max_small_file);
 
 struct WriteOptions {

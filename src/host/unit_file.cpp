@@ -1,7 +1,6 @@
 #include "host/unit_file.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <filesystem>
 #include <optional>
@@ -9,6 +8,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/utf8.h"
 
 namespace dstack::host {
 
@@ -69,36 +69,8 @@ bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
-bool is_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t length = lead < 0x80             ? 1
-                               : (lead & 0xe0) == 0xc0 ? 2
-                               : (lead & 0xf0) == 0xe0 ? 3
-                               : (lead & 0xf8) == 0xf0 ? 4
-                                                       : 0;
-    if (length == 0 || i + length > text.size()) {
-      return false;
-    }
-    unsigned value = length == 1 ? lead : lead & (0x7fU >> length);
-    for (std::size_t k = 1; k < length; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + k]);
-      if ((next & 0xc0) != 0x80) {
-        return false;
-      }
-      value = (value << 6) | (next & 0x3fU);
-    }
-    constexpr std::array<unsigned, 5> k_smallest = {0, 0, 0x80, 0x800, 0x10000};
-    if (value < k_smallest[length] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff)) {
-      return false;
-    }
-    i += length;
-  }
-  return true;
-}
-
 Result<> check_text(std::string_view text) {
-  if (text.find('\0') != std::string_view::npos || !is_utf8(text)) {
+  if (text.find('\0') != std::string_view::npos || !base::is_utf8(text)) {
     return base::fail(Code::invalid_argument,
                       base::format("'{}' cannot be written into a unit file", base::escape_control(text)),
                       "use UTF-8 text without NUL");

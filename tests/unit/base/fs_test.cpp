@@ -24,6 +24,29 @@ TEST(ReadFile, TellsMissingFromTooLarge) {
   EXPECT_EQ(read_file(dir / "f", 4).error().code, Code::too_large);
 }
 
+// A FIFO in the place of a file kept us waiting for ever.
+TEST(ReadFile, WaitsForNobody) {
+  const TempDir dir;
+  ASSERT_EQ(::mkfifo((dir / "pipe").c_str(), 0600), 0);
+  const auto pipe = read_file(dir / "pipe");
+  ASSERT_FALSE(pipe);
+  EXPECT_EQ(pipe.error().code, Code::io);
+  EXPECT_NE(pipe.error().what().find("not a regular file"), std::string::npos);
+  EXPECT_NE(read_file(dir.path()).error().what().find("is a directory"), std::string::npos);
+  fs::create_symlink("/dev/zero", dir / "endless");
+  EXPECT_EQ(read_file(dir / "endless", 10).error().code, Code::io);
+  EXPECT_FALSE(read_file("/proc/self/status")->empty());
+}
+
+TEST(ReadFile, ReadsAPipeThatIsNamedAsOne) {
+  int ends[2] = {};
+  ASSERT_EQ(::pipe(ends), 0);
+  ASSERT_EQ(::write(ends[1], "abc", 3), 3);
+  ::close(ends[1]);
+  EXPECT_EQ(*read_file("/dev/fd/" + std::to_string(ends[0])), "abc");
+  ::close(ends[0]);
+}
+
 TEST(WriteFileAtomic, KeepsTheModeOfAnExistingFileAndLeavesNoTemporary) {
   const TempDir dir;
   ASSERT_TRUE(write_file_atomic(dir / "f", "a", {.mode = 0640}));
