@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "base/utf8.h"
 #include "host/journal.h"
 
 namespace dstack::host {
@@ -123,6 +124,15 @@ Result<> discard_unless_locked(const fs::path& staging) {
 
 Result<> validate_directory(const fs::path& path, std::string_view what) {
   const std::string text = path.string();
+  // Both are written to files that hold neither.
+  if (!base::is_utf8(text)) {
+    return base::fail(Code::layout, base::format("{} is not UTF-8 text", what),
+                      "choose a name that is, best of letters, digits and hyphens");
+  }
+  if (std::ranges::any_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; })) {
+    return base::fail(Code::layout, base::format("{} contains a control character", what),
+                      "choose another name");
+  }
   if (!path.is_absolute()) {
     return base::fail(Code::layout, base::format("{} '{}' is not an absolute path", what, text),
                       "give a path that starts with /");
@@ -137,10 +147,6 @@ Result<> validate_directory(const fs::path& path, std::string_view what) {
                         base::format("{} '{}' contains a '{}' segment", what, text, part.string()),
                         "give the path without . and ..");
     }
-  }
-  if (text.find('\0') != std::string::npos || text.find('\n') != std::string::npos) {
-    return base::fail(Code::layout, base::format("{} contains a control character", what),
-                      "choose another name");
   }
   return {};
 }
@@ -256,6 +262,26 @@ Result<> remove_state_root(const fs::path& root) {
     return base::fail_errno(Code::io, "cannot remove " + root.string(), errno);
   }
   return base::remove_tree(staging);
+}
+
+Result<> check_no_file_in_the_way(const Layout& layout) {
+  for (const auto& directory : {layout.state, layout.config, layout.run}) {
+    fs::path at;
+    for (const auto& part : directory) {
+      at /= part;
+      struct stat info = {};
+      if (::stat(at.c_str(), &info) != 0) {
+        break;
+      }
+      if (!S_ISDIR(info.st_mode)) {
+        return base::fail(
+            Code::layout,
+            base::format("{} is not a directory, and {} would lie in it", at.string(), directory.string()),
+            layout.prefix ? "name the directory of an installation with --prefix" : "move it away");
+      }
+    }
+  }
+  return {};
 }
 
 Result<> discard_unfinished_state_directory(const Layout& layout) {

@@ -55,7 +55,8 @@ struct Layout {
   fs::path supervisor_socket() const { return run / "supervisor.sock"; }
 };
 
-// Absolute, not "/", no segment "." or "..". `what` names it in the error ("--prefix").
+// UTF-8 without control characters, absolute, not "/", no segment "." or "..". `what` names it in the error
+// ("--prefix").
 base::Result<> validate_directory(const fs::path& path, std::string_view what);
 
 // Is `path` the directory or in it, going by their names?
@@ -69,6 +70,8 @@ base::Result<std::string> instance_name(const std::optional<std::string>& instan
 // "dstack-vmm" or "dstack-vmm-<instance>".
 std::string unit_name(std::string_view service, std::string_view instance);
 
+// Code::layout when something else than a directory is where one of the layout is or would be.
+base::Result<> check_no_file_in_the_way(const Layout& layout);
 // Creates `layout.state` if it is missing, in one step together with a journal that says which directories
 // are ours: a crash at any point leaves either nothing or a journaled directory. Used by everything that
 // writes there first.

@@ -1,9 +1,13 @@
 #include "host/state.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 
+#include "app/strict_json.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "host/unit_file.h"
 
 namespace dstack::host {
 
@@ -59,6 +63,16 @@ class Reader {
       }
     }
   }
+  void one_of(const char* key, const std::string& value, std::initializer_list<std::string_view> known) {
+    if (!value.empty() && std::ranges::find(known, value) == known.end()) {
+      problem(key, base::format("is '{}', which this version does not know", value));
+    }
+  }
+  void own_name(const char* key, const std::string& value, bool own) {
+    if (!value.empty() && !own) {
+      problem(key, base::format("is '{}', which is no name of ours", value));
+    }
+  }
   const std::string& first_problem() const { return m_problem; }
 
  private:
@@ -72,7 +86,7 @@ class Reader {
     }
     return &*it;
   }
-  void problem(const char* key, const char* what) {
+  void problem(const char* key, std::string_view what) {
     if (m_problem.empty()) {
       m_problem = base::format("'{}' {}", key, what);
     }
@@ -92,6 +106,25 @@ Json optional_text(const std::optional<std::string>& value) {
 }
 
 }  // namespace
+
+bool is_own_unit(std::string_view name, std::string_view service) {
+  if (!name.starts_with(service)) {
+    return false;
+  }
+  name.remove_prefix(service.size());
+  return name.empty() ||
+         (name.size() > 1 && name.front() == '-' && check_unit_name(std::string("x").append(name)));
+}
+
+bool is_own_unit(std::string_view name) {
+  return is_own_unit(name, "dstack-vmm") || is_own_unit(name, "dstack-auth");
+}
+
+bool is_own_project(std::string_view name) {
+  constexpr std::string_view k_start = "dstack-kp-";
+  return name.size() > k_start.size() && name.size() <= k_start.size() + 5 && name.starts_with(k_start) &&
+         name.find_first_not_of("0123456789", k_start.size()) == std::string_view::npos;
+}
 
 std::string InstallState::exposed_url() const {
   if (expose.empty()) {
@@ -117,10 +150,11 @@ std::uint16_t InstallState::dashboard_port() const {
 }
 
 Result<InstallState> parse_state(std::string_view text, const std::string& name) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) {
-    return corrupt(name, "it is not valid JSON");
+  const auto parsed = app::parse_json_strict(text);
+  if (!parsed) {
+    return corrupt(name, "it is not valid JSON: " + parsed.error().what());
   }
+  const Json& json = *parsed;
   if (!json.is_object()) {
     return corrupt(name, "it is not a JSON object");
   }
@@ -185,6 +219,13 @@ Result<InstallState> parse_state(std::string_view text, const std::string& name)
   read.text("libexec_dir", s.libexec_dir);
   read.text("share_dir", s.share_dir);
   read.text("version", s.version);
+  read.one_of("platform", s.platform, {"tdx", "amd-sev-snp", "simulated"});
+  read.one_of("service_manager", s.service_manager, {"systemd", "supervisor"});
+  // What has such a name is stopped and removed by destroy.
+  read.own_name("vmm_unit", s.vmm_unit, is_own_unit(s.vmm_unit, "dstack-vmm"));
+  read.own_name("auth_unit", s.auth_unit, is_own_unit(s.auth_unit, "dstack-auth"));
+  read.own_name("kp_own_project", s.kp_own_project.value_or(""),
+                is_own_project(s.kp_own_project.value_or("")));
   if (!read.first_problem().empty()) {
     return corrupt(name, read.first_problem());
   }

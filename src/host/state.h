@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "host/layout.h"
@@ -30,7 +31,7 @@ struct InstallState {
   // Ours.
   std::string kms_ca_cert;    // path of the pinned KMS root CA (PEM), "" before the KMS was ready once
   std::string kms_ca_sha256;  // of its DER, lower hex
-  std::string os_image_hash;  // the pin, lower hex; "" = --allow-unpinned-image
+  std::string os_image_hash;  // the pin, lower hex; "" = the image has no digest
   std::string journal;        // path of the intent journal
   std::string instance;       // suffix of the unit names, "" = none
   std::string programs_dir;   // of the installation's own dstack-vmm and dstack-auth, "" = it has none
@@ -60,10 +61,18 @@ struct InstallState {
   std::uint16_t dashboard_port() const;  // out of client_url, 0 if it has none
 };
 
+// A unit name as install gives them: the service's, or "<service>-<instance>". Without `service`: either
+// one's.
+bool is_own_unit(std::string_view name, std::string_view service);
+bool is_own_unit(std::string_view name);
+// A docker compose project as install names them: "dstack-kp-<port>".
+bool is_own_project(std::string_view name);
+
 // The highest "state_version" this program understands.
 inline constexpr int k_state_version = 1;
 
-// nullopt when there is no file. Code::state_corrupt for anything unreadable, Code::state_newer for a file of
+// nullopt when there is no file. Code::state_corrupt for anything unreadable or that install would not have
+// written, such as a key twice or the unit name "sshd", Code::state_newer for a file of
 // a later version; both name the file and the way out, so that "broken" is never mistaken for "not
 // installed".
 base::Result<std::optional<InstallState>> load_state(const std::filesystem::path& path);

@@ -117,7 +117,9 @@ class SystemdManager : public ServiceManager {
 
   Result<> stop(const std::string& name) override {
     DS_CHECK(check_unit_name(name));
+    DS_CHECK(read_unit(name));
     DS_TRY(auto bus, connect());
+    DS_CHECK(refuse_unit_elsewhere(bus, name));
     return stop_unit(bus, name);
   }
 
@@ -125,6 +127,7 @@ class SystemdManager : public ServiceManager {
     DS_CHECK(check_unit_name(name));
     DS_CHECK(read_unit(name));
     DS_TRY(auto bus, connect());
+    DS_CHECK(refuse_unit_elsewhere(bus, name));
     DS_CHECK(stop_unit(bus, name));
     if (auto done = bus.disable(unit_of(name)); !done && !done.error().is("NoSuchUnit")) {
       return base::fail(done.error().as_error(base::format("cannot disable {}", unit_of(name))));
@@ -236,6 +239,18 @@ class SystemdManager : public ServiceManager {
     }
     return base::fail(Code::service_manager, base::format("{} was not made by dstackup", path.string()),
                       "move it away, or choose another --instance");
+  }
+
+  // Such as sshd.service below /lib: without a file of ours, what has that name is not ours.
+  Result<> refuse_unit_elsewhere(SystemdBus& bus, const std::string& name) const {
+    DS_TRY(const auto unit, properties(bus, name));
+    const auto file = unit.string("FragmentPath");
+    if (file.empty() || file == unit_path(name)) {
+      return {};
+    }
+    return base::fail(Code::service_manager,
+                      base::format("{} comes from {}, which was not made by dstackup", unit_of(name), file),
+                      "it is left alone; see what names it in the installation's record and journal");
   }
 
   Result<UnitProperties> properties(SystemdBus& bus, const std::string& name) const {

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <filesystem>
 #include <ostream>
 #include <set>
 #include <thread>
@@ -9,6 +11,7 @@
 #include "context.h"
 #include "host/journal.h"
 #include "host/key_provider.h"
+#include "host/state.h"
 #include "host/uninstall.h"
 #include "host/vm_record.h"
 #include "verb_action.h"
@@ -21,6 +24,8 @@ using base::Result;
 using Kind = host::JournalEntry::Kind;
 
 namespace {
+
+namespace fs = std::filesystem;
 
 struct Flags {
   std::optional<std::string> prefix;
@@ -68,7 +73,8 @@ std::vector<std::string> service_names(const Found& found) {
     add(found.state->auth_unit);
   }
   for (auto it = found.journal.rbegin(); it != found.journal.rend(); ++it) {
-    if (it->kind == Kind::service) {
+    // The record is checked when it is read, and what a damaged journal names is not ours to stop.
+    if (it->kind == Kind::service && host::is_own_unit(it->name)) {
       add(it->name);
     }
   }
@@ -78,7 +84,7 @@ std::vector<std::string> service_names(const Found& found) {
 std::set<std::string> compose_projects(const Found& found) {
   std::set<std::string> out;
   for (const auto& entry : found.journal) {
-    if (entry.kind == Kind::compose) {
+    if (entry.kind == Kind::compose && host::is_own_project(entry.name)) {
       out.insert(entry.name);
     }
   }
@@ -123,9 +129,11 @@ Result<> stop_everything(const Found& found, cli::Progress& progress) {
     }
   }
   for (const auto& entry : found.journal) {
-    // Only units of ours are ever journaled there; a crash may have left one that the manager does not know.
-    if (entry.kind == Kind::unit_file && entry.name.starts_with("/etc/systemd/system/dstack-")) {
-      DS_CHECK(base::remove_file(entry.name));
+    // A crash may have left one that the manager does not know.
+    const fs::path file(entry.name);
+    if (entry.kind == Kind::unit_file && file.parent_path() == "/etc/systemd/system" &&
+        file.extension() == ".service" && host::is_own_unit(file.stem().string())) {
+      DS_CHECK(base::remove_file(file));
     }
   }
   return {};
@@ -134,22 +142,39 @@ Result<> stop_everything(const Found& found, cli::Progress& progress) {
 Result<std::optional<base::FileLock>> lock_if_there(const host::Layout& layout) {
   std::error_code error;
   std::optional<base::FileLock> lock;
-  if (std::filesystem::exists(layout.state, error)) {
+  if (fs::exists(layout.state, error)) {
     DS_TRY(lock, take_lock(layout));
   }
   return lock;
 }
 
+// No install came as far as its record or a service: what is there was pulled, built or added beforehand.
+bool never_installed(const Found& found) {
+  std::error_code error;
+  return !found.state && service_names(found).empty() && !fs::exists(found.layout.state_file(), error) &&
+         !fs::exists(found.layout.last_state_file(), error) && !fs::exists(found.layout.config, error);
+}
+
+bool holds_data(const host::Layout& layout) {
+  return std::ranges::any_of(
+      std::array{layout.images(), layout.volumes(), layout.vms(), layout.simulated_tee()},
+      [](const fs::path& directory) {
+        std::error_code error;
+        return fs::directory_iterator(directory, error) != fs::directory_iterator();
+      });
+}
+
 bool anything_there(const Found& found) {
   std::error_code error;
-  return found.state || !found.journal.empty() || std::filesystem::exists(found.layout.state, error) ||
-         std::filesystem::exists(found.layout.config, error);
+  return found.state || !found.journal.empty() || fs::exists(found.layout.state, error) ||
+         fs::exists(found.layout.config, error);
 }
 
 Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
   cli::Progress progress(streams);
   DS_CHECK(need_root("destroy"));
   DS_TRY(const auto layout, host::Layout::make(flags.prefix));
+  DS_CHECK(host::check_no_file_in_the_way(layout));
   DS_CHECK(host::discard_unfinished_state_directory(layout));
   // First the lock, then the look: an install that ends in between has made things that are to go.
   DS_TRY(const auto lock, lock_if_there(layout));
@@ -159,10 +184,12 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
     return cli::k_exit_ok;
   }
   std::error_code error;
-  if (!lock && std::filesystem::exists(layout.state, error)) {
+  if (!lock && fs::exists(layout.state, error)) {
     return base::fail(Code::locked, "another dstackup began to install just now",
                       "wait until it has finished and try again");
   }
+  const bool never = never_installed(found);
+  const auto where = flags.prefix ? "below " + *flags.prefix : std::string("here");
   DS_CHECK(stop_everything(found, progress));
   const auto tell_kept = [&](const host::Removal& removal) {
     for (const auto& kept : removal.kept) {
@@ -172,6 +199,8 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(const auto run_time, host::remove_run_time(found.layout));
   if (!flags.purge) {
     tell_kept(run_time);
+  }
+  if (!flags.purge && !never) {
     streams.out << "taken down; kept in " << found.layout.config.string() << " and "
                 << found.layout.state.string()
                 << ": token, allow-list, images, VMs with their data, the KMS's keys\n"
@@ -179,11 +208,20 @@ Result<int> destroy(const Flags& flags, const cli::Streams& streams) {
                    "for good\n";
     return cli::k_exit_ok;
   }
+  if (!flags.purge && holds_data(layout)) {
+    streams.out << "nothing is installed " << where << "; images and volumes are kept in "
+                << layout.state.string() << ", 'dstackup destroy --purge' removes them\n";
+    return cli::k_exit_ok;
+  }
   DS_TRY(const auto removal, host::purge(found.layout, found.journal));
   for (const auto& path : removal.data) {
     progress.ok("removed " + path);
   }
   tell_kept(removal);
+  if (never && !flags.purge) {
+    streams.out << "nothing is installed " << where << "; empty directories were removed\n";
+    return cli::k_exit_ok;
+  }
   streams.out << "taken down and removed in " << cli::format_seconds(progress.elapsed()) << '\n';
   return cli::k_exit_ok;
 }

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/fs.h"
 #include "host/journal.h"
 #include "unit/temp_dir.h"
 
@@ -35,13 +36,26 @@ TEST(Layout, PrefixRelocatesEverything) {
 }
 
 TEST(Layout, BadPrefixes) {
-  for (const char* bad : {"", "relative", "./x", "/", "//", "/a/../b", "/a/./b", "/..", "/a/..", "/a\nb"}) {
+  for (const char* bad : {"", "relative", "./x", "/", "//", "/a/../b", "/a/./b", "/..", "/a/..", "/a\nb",
+                          "/a\x7f", "/a\xff", "/\xed\xa0\x80"}) {
     const auto layout = Layout::make(bad);
     ASSERT_FALSE(layout) << bad;
     EXPECT_EQ(layout.error().code, base::Code::layout);
     EXPECT_FALSE(layout.error().fix.empty());
   }
   EXPECT_TRUE(Layout::make("/a/..b/c..d"));
+}
+
+TEST(Layout, AFileWhereADirectoryWouldBe) {
+  const test::TempDir dir;
+  const auto layout = *Layout::make((dir / "p").string());
+  EXPECT_TRUE(check_no_file_in_the_way(layout));
+  ASSERT_TRUE(base::write_file_atomic(dir / "p", "x"));
+  const auto found = check_no_file_in_the_way(layout);
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, base::Code::layout);
+  EXPECT_NE(found.error().what().find((dir / "p").string() + " is not a directory"), std::string::npos);
+  EXPECT_FALSE(found.error().fix.empty());
 }
 
 // spec/host.md section 1.7, vectors marked [V].

@@ -1,6 +1,7 @@
 #include "host/state.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "unit/temp_dir.h"
@@ -117,6 +118,14 @@ TEST(State, BrokenIsNotAbsent) {
       R"({"prefix":"/x","client_url":"x","auth_port":"1"})",
       R"({"prefix":"/x","client_url":"x","auth_port":1,"state_version":0})",
       R"({"prefix":"/x","client_url":"x","auth_port":1,"state_version":"2"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"auth_port":2})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"platform":"vax"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"service_manager":"launchd"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"vmm_unit":"sshd"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"auth_unit":"../../etc/passwd"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"auth_unit":"dstack-auth-../x"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"auth_unit":"dstack-vmm"})",
+      R"({"prefix":"/x","client_url":"x","auth_port":1,"kp_own_project":"database"})",
   };
   for (const char* text : broken) {
     ASSERT_TRUE(base::write_file_atomic(path, text));
@@ -126,6 +135,29 @@ TEST(State, BrokenIsNotAbsent) {
     EXPECT_NE(state.error().message.find(path.string()), std::string::npos);
     EXPECT_FALSE(state.error().fix.empty());
   }
+}
+
+TEST(State, OwnNames) {
+  for (const char* own : {"dstack-vmm", "dstack-auth", "dstack-vmm-p-1", "dstack-auth-A.b_c-d"}) {
+    EXPECT_TRUE(is_own_unit(own)) << own;
+  }
+  for (const char* other : {"", "sshd", "dstack", "dstack-vmm-", "dstack-vmmx", "dstack-vmm-a/b",
+                            "dstack-vm-1", "dstack-vmm-a b", "xdstack-vmm"}) {
+    EXPECT_FALSE(is_own_unit(other)) << other;
+  }
+  EXPECT_TRUE(is_own_project("dstack-kp-3443"));
+  for (const char* other : {"", "dstack-kp-", "dstack-kp-x", "dstack-kp-123456", "dstack-kp-1 2", "web"}) {
+    EXPECT_FALSE(is_own_project(other)) << other;
+  }
+}
+
+// A FIFO in its place kept every verb waiting for ever.
+TEST(State, APipeIsNoRecord) {
+  const test::TempDir dir;
+  ASSERT_EQ(::mkfifo((dir / "s.json").c_str(), 0600), 0);
+  const auto state = load_state(dir / "s.json");
+  ASSERT_FALSE(state);
+  EXPECT_EQ(state.error().code, base::Code::state_corrupt);
 }
 
 TEST(State, NewerVersionIsRefused) {

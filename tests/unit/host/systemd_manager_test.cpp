@@ -270,6 +270,20 @@ TEST_F(SystemdManagerTest, StatesAndResults) {
   }
 }
 
+// There is no file of that name where ours are, so it was stopped and disabled.
+TEST_F(SystemdManagerTest, AUnitFromElsewhereIsNeitherStoppedNorRemoved) {
+  m_systemd.unit().text["FragmentPath"] = "/usr/lib/systemd/system/sshd.service";
+  m_systemd.unit().text["ActiveState"] = "active";
+  for (const auto& done : {manager()->remove("sshd"), manager()->stop("sshd")}) {
+    ASSERT_FALSE(done);
+    EXPECT_THAT(done.error().what(), HasSubstr("/usr/lib/systemd/system/sshd.service"));
+    EXPECT_FALSE(done.error().fix.empty());
+  }
+  EXPECT_THAT(m_systemd.calls(), IsEmpty());
+  m_systemd.unit().text["FragmentPath"] = (m_options.unit_directory / "sshd.service").string();
+  EXPECT_TRUE(manager()->remove("sshd")) << "its file was removed by hand, systemd has not noticed";
+}
+
 TEST_F(SystemdManagerTest, ShutDownStopsTheVmsOfThisInstallationOnly) {
   m_options.vms = "/var/lib/dstack/vm";
   m_systemd.listed = {"dstack-vm-a.service"};
