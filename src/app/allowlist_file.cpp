@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "base/trusted_path.h"
 
 namespace dstack::app {
 namespace {
@@ -70,6 +71,11 @@ base::Result<> check_safe(const fs::path& path, const struct stat& status) {
   if (status.st_uid != 0 && status.st_uid != ::geteuid()) {
     return unsafe(path, "belongs to another user than root or the service",
                   base::format("run \"chown root {}\"", path.string()));
+  }
+  // Whoever can rename there can bring an older list back.
+  if (const auto found = base::find_untrusted_parent(path)) {
+    return unsafe(path, base::format("lies in {}, which {}", found->directory.string(), found->why),
+                  found->fix);
   }
   return {};
 }
@@ -213,10 +219,8 @@ Json::iterator find_app(Json& apps, std::string_view normal) {
 base::Result<std::string> digest(std::string_view text, std::string_view what, std::size_t bytes) {
   std::string normal = base::normalize_hex(text);
   const auto raw = base::from_hex(normal);
-  if (!raw || (bytes != 0 && raw->size() != bytes) || raw->empty()) {
-    return base::fail(Code::invalid_argument,
-                      bytes == 0 ? base::format("the {} is not hex digits", what)
-                                 : base::format("the {} is not {} hex digits", what, 2 * bytes));
+  if (!raw || raw->size() != bytes) {
+    return base::fail(Code::invalid_argument, base::format("the {} is not {} hex digits", what, 2 * bytes));
   }
   return normal;
 }
@@ -321,19 +325,6 @@ base::Result<bool> AllowlistFile::revoke_hash(std::string_view app_id, std::stri
   });
 }
 
-base::Result<bool> AllowlistFile::revoke_app(std::string_view app_id) const {
-  DS_TRY(const std::string id, digest(app_id, "app id", 20));
-  return change(m_path, [&](Json& document) {
-    Json& apps = member(document, "apps", Json::value_t::object);
-    const auto found = find_app(apps, id);
-    if (found == apps.end()) {
-      return false;
-    }
-    apps.erase(found);
-    return true;
-  });
-}
-
 base::Result<bool> AllowlistFile::pin_image(std::string_view os_image_hash) const {
   DS_TRY(const std::string hash, digest(os_image_hash, "OS image hash", 32));
   return change(m_path, [&](Json& document) {
@@ -348,21 +339,25 @@ base::Result<bool> AllowlistFile::unpin_image(std::string_view os_image_hash) co
   });
 }
 
-base::Result<bool> AllowlistFile::set_allow_any_os_image(bool allow) const {
-  return change(m_path, [&](Json& document) {
-    if (document.value("allowAnyOsImage", false) == allow) {
+base::Result<bool> AllowlistFile::allow_any_image() const {
+  return change(m_path, [](Json& document) {
+    Json& images = member(document, "osImages", Json::value_t::array);
+    if (images.empty() && document.value("allowAnyOsImage", false)) {
       return false;
     }
-    document["allowAnyOsImage"] = allow;
+    images.clear();
+    document["allowAnyOsImage"] = true;
     return true;
   });
 }
 
-base::Result<bool> AllowlistFile::allow_kms(std::string_view mr_aggregated) const {
-  DS_TRY(const std::string hash, digest(mr_aggregated, "aggregated measurement", 0));
-  return change(m_path, [&](Json& document) {
-    return add_hash(
-        member(member(document, "kms", Json::value_t::object), "mrAggregated", Json::value_t::array), hash);
+base::Result<bool> AllowlistFile::deny_unlisted_images() const {
+  return change(m_path, [](Json& document) {
+    if (!document.value("allowAnyOsImage", false)) {
+      return false;
+    }
+    document["allowAnyOsImage"] = false;
+    return true;
   });
 }
 

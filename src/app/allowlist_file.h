@@ -59,12 +59,13 @@ class AllowlistFile {
   base::Result<bool> register_app(std::string_view app_id, std::string_view compose_hash) const;
   // Takes one hash back; the app's entry goes when it was the last one.
   base::Result<bool> revoke_hash(std::string_view app_id, std::string_view compose_hash) const;
-  base::Result<bool> revoke_app(std::string_view app_id) const;
 
   base::Result<bool> pin_image(std::string_view os_image_hash) const;
   base::Result<bool> unpin_image(std::string_view os_image_hash) const;
-  base::Result<bool> set_allow_any_os_image(bool allow) const;
-  base::Result<bool> allow_kms(std::string_view mr_aggregated) const;
+  // Any OS image passes from now on. A list that names some would still count, so it is emptied.
+  base::Result<bool> allow_any_image() const;
+  // The reverse but for the list: only the images that it names pass.
+  base::Result<bool> deny_unlisted_images() const;
   base::Result<bool> set_kms_allow_any_device(bool allow) const;
 
   base::Result<std::vector<RegisteredApp>> apps() const;

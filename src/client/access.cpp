@@ -9,14 +9,13 @@
 #include "client/known_hosts.h"
 #include "host/layout.h"
 #include "host/tls_identity.h"
+#include "host/token.h"
 
 namespace dstack::client {
 namespace {
 
 using base::Code;
 namespace fs = std::filesystem;
-
-constexpr std::size_t k_max_token = 4096;
 
 // --token, the environment, then the installation's file. A blank --token switches the environment off.
 base::Result<std::string> resolve_token(const AccessOptions& options, const InstallDefaults& defaults) {
@@ -32,15 +31,17 @@ base::Result<std::string> resolve_token(const AccessOptions& options, const Inst
   if (!defaults.state || defaults.state->client_token_path.empty()) {
     return std::string();
   }
-  auto text = base::read_file(defaults.state->client_token_path, k_max_token);
-  if (!text) {
-    base::Error error = std::move(text).error();
-    error.fix = error.code == Code::permission
-                    ? "run the command with sudo, or give the token with DSTACK_VMM_TOKEN"
-                    : "run \"dstackup install\" again, or give the token with DSTACK_VMM_TOKEN";
+  auto token = host::read_token(defaults.state->client_token_path);
+  if (!token) {
+    base::Error error = std::move(token).error();
+    if (error.code != Code::parse) {
+      error.fix = error.code == Code::permission
+                      ? "run the command with sudo, or give the token with DSTACK_VMM_TOKEN"
+                      : "run \"dstackup install\" again, or give the token with DSTACK_VMM_TOKEN";
+    }
     return base::fail(std::move(error), "cannot read the VMM's token");
   }
-  return std::string(base::trim(*text));
+  return token;
 }
 
 // "192.0.2.1:9080"

@@ -14,6 +14,7 @@
 #include "host/doctor_checks.h"
 #include "host/file_digest.h"
 #include "host/journal.h"
+#include "host/token.h"
 
 namespace dstack::host::checks {
 
@@ -24,6 +25,14 @@ namespace {
 constexpr const char* k_install_again = "run 'dstackup install' again";
 constexpr const char* k_not_installed = "nothing is installed here";
 constexpr const char* k_needs_root = "needs root";
+// To install again without the flag alone would be refused: the image stays as it is.
+constexpr const char* k_pinning_fix =
+    "build or pull an image with a digest, then 'dstackup install --image NAME' without "
+    "--allow-unpinned-image";
+
+bool lets_any_image_pass(const app::Allowlist& list) {
+  return list.os_images.empty() && list.allow_any_os_image;
+}
 
 // What needs the record of an installation.
 std::optional<Finding> without_installation(const CheckContext& context) {
@@ -228,7 +237,11 @@ Finding image_pin(const CheckContext& context) {
     return skipped("no guest image is installed");
   }
   if (state.os_image_hash.empty()) {
-    return warning("none: any guest image may get keys", "install again without --allow-unpinned-image");
+    const auto loaded = app::load_allowlist(state.allowlist_path);
+    return warning(loaded && lets_any_image_pass(loaded->allowlist)
+                       ? "none: any guest image may get keys"
+                       : base::format("none: {} has no digest, so no app gets keys on it", *state.image),
+                   k_pinning_fix);
   }
   constexpr const char* k_fix = "verify it with 'dstackup image verify', then build or pull it again";
   const auto installed = find_image(context.facts.layout.images(), *state.image);
@@ -280,8 +293,14 @@ Finding token(const CheckContext& context) {
   if (auto none = without_installation(context)) {
     return *none;
   }
-  return secret_file(context.facts.layout.token_file(),
-                     "run 'dstackup install' again, which makes a new one");
+  const auto path = context.facts.layout.token_file();
+  auto finding = secret_file(path, "run 'dstackup install' again, which makes a new one");
+  if (finding.verdict != Verdict::ok) {
+    return finding;
+  }
+  const auto token = read_token(path);
+  return token || token.error().code == Code::permission ? std::move(finding)
+                                                         : failed(token.error(), k_install_again);
 }
 
 Finding allow_list(const CheckContext& context) {
@@ -301,9 +320,8 @@ Finding allow_list(const CheckContext& context) {
   if (!state.os_image_hash.empty() && !list.os_images.contains(state.os_image_hash)) {
     return failed(evidence + "; the pinned guest image is not among them: no app gets keys", k_install_again);
   }
-  if (list.os_images.empty() && list.allow_any_os_image) {
-    return warning(evidence + "; any guest image may get keys",
-                   "install again without --allow-unpinned-image");
+  if (lets_any_image_pass(list)) {
+    return warning(evidence + "; any guest image may get keys", k_pinning_fix);
   }
   return ok(evidence);
 }

@@ -6,6 +6,8 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/utf8.h"
+#include "host/image_use.h"
 #include "host/install_plan.h"
 #include "host/program_step.h"
 #include "host/render.h"
@@ -93,6 +95,24 @@ Result<std::optional<Image>> choose_image(const InstallOptions& options, Install
     facts.image_to_pull = ReleaseWish{};
   }
   return std::optional<Image>();
+}
+
+// Paths that are written to the record and the configuration as they are given; validate_directory() has the
+// others.
+Result<> check_paths(const InstallOptions& options) {
+  for (const auto& [flag, path] :
+       {std::pair{"--qemu", &options.qemu}, std::pair{"--programs-from", &options.programs_from},
+        std::pair{"--vmm-bin", &options.vmm_bin}, std::pair{"--auth-bin", &options.auth_bin},
+        std::pair{"--supervisor-bin", &options.supervisor_bin},
+        std::pair{"--key-provider-src", &options.key_provider_src}}) {
+    const auto odd = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
+    if (*path && (!base::is_utf8(**path) || std::ranges::any_of(**path, odd))) {
+      return base::fail(Code::layout,
+                        base::format("{} is not UTF-8 text, or has control characters in it", flag),
+                        "choose a path of printable characters");
+    }
+  }
+  return {};
 }
 
 void read_state(InstallFacts& facts) {
@@ -205,6 +225,7 @@ std::string kms_image_reference(const InstallOptions& options, const InstallFact
 }
 
 Result<InstallFacts> gather_facts(const InstallOptions& options) {
+  DS_CHECK(check_paths(options));
   InstallFacts facts;
   facts.root = ::geteuid() == 0;
   DS_TRY(const auto wanted, parse_platform(options.platform));
@@ -222,6 +243,9 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
     facts.image = std::move(*image);
   } else {
     facts.image_problem = std::move(image).error();
+  }
+  if (const auto& before = facts.state ? facts.state : facts.last; before && before->image) {
+    facts.image_users = vms_with_image(facts.layout.vms(), *before->image);
   }
   if (!options.no_kms) {
     DS_TRY(const auto index, VolumeIndex::load(facts.layout.state));

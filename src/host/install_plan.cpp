@@ -1,6 +1,7 @@
 #include "host/install_plan.h"
 
 #include "base/format.h"
+#include "host/allowlist_step.h"
 #include "host/render.h"
 #include "host/volume.h"
 
@@ -32,18 +33,32 @@ Result<> check_image(const InstallOptions& options, const InstallFacts& facts, I
   }
   plan.image = facts.image->name;
   plan.os_image_hash = facts.image->os_image_hash;
-  if (options.allow_unpinned_image) {
-    plan.os_image_hash.clear();
-    plan.warnings.emplace_back("--allow-unpinned-image: the KMS releases keys to any guest image");
-    return {};
+  if (options.allow_unpinned_image && !plan.os_image_hash.empty()) {
+    plan.warnings.push_back(base::format(
+        "--allow-unpinned-image changes nothing: the guest image {} has a digest, which is pinned",
+        plan.image));
   }
-  if (plan.os_image_hash.empty() && !options.no_kms) {
+  if (plan.os_image_hash.empty() && !options.no_kms && !options.allow_unpinned_image) {
     return base::fail(
         Code::image_unpinned,
         base::format("the guest image {} has no digest.txt, so keys could not be bound to it", plan.image),
         "build the image again, or accept any image with --allow-unpinned-image");
   }
   return {};
+}
+
+// Spec 1.6, fail closed: only the flag opens the allow-list, and only while there is no digest to pin.
+void choose_image_rule(const InstallOptions& options, const InstallFacts& facts, InstallPlan& plan) {
+  if (!plan.image_to_pull.empty()) {
+    return;  // whether it has a digest is not known yet
+  }
+  plan.allow_any_image = options.allow_unpinned_image && plan.os_image_hash.empty();
+  if (plan.allow_any_image) {
+    plan.warnings.emplace_back(
+        "--allow-unpinned-image: keys are released to any guest image; digests that the allow-list has of "
+        "others are dropped");
+  }
+  settle_former_pin(facts, plan);
 }
 
 // Settings that are part of what the KMS was measured with, or of how its VM was made.
@@ -385,6 +400,7 @@ Result<InstallPlan> make_plan(const InstallOptions& options, const InstallFacts&
     DS_CHECK(check_unchanged_kms(options, *known));
   }
   DS_CHECK(check_image(options, facts, plan));
+  choose_image_rule(options, facts, plan);
   DS_CHECK(choose_kms(options, facts, plan));
   DS_CHECK(choose_ports(options, facts, plan));
   DS_CHECK(choose_cids(options, facts, plan));

@@ -64,6 +64,7 @@ struct InstallFacts {
   std::optional<ReleaseWish> image_to_pull;
   // Why there is no usable platform, record or image. A plan fails with them; doctor goes on.
   std::optional<base::Error> platform_problem, state_problem, image_problem;
+  std::vector<std::string> image_users;        // VMs that use the image of the record
   std::vector<app::VerityVolume> kms_volumes;  // that hold the KMS image
   bool kms_image_in_volume = false;
   std::optional<ProgramSet> programs;               // to be copied; absent when some are missing
@@ -114,9 +115,11 @@ struct InstallPlan {
   std::string instance;
   std::string platform;
   std::string vmm_unit, auth_unit;
-  std::string image;          // name, "" = none
-  std::string image_to_pull;  // release that is pulled first, for people; then the name is not known yet
-  std::string os_image_hash;  // "" = unpinned
+  std::string image;              // name, "" = none
+  std::string image_to_pull;      // release that is pulled first, for people; then the name is not known yet
+  std::string os_image_hash;      // "" = unpinned
+  std::string former_image_hash;  // pinned before and needed by nobody: is taken back; "" = none
+  bool allow_any_image = false;   // --allow-unpinned-image, and the image has no digest
   std::uint16_t dashboard_port = 0, auth_port = 0, host_api_port = 0;
   std::uint16_t kms_port = 0;  // 0 = no KMS
   std::uint32_t cid_start = 0;

@@ -4,16 +4,17 @@
 
 #include <algorithm>
 
-#include "app/allowlist_file.h"
 #include "attest/simulated.h"
 #include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
 #include "crypto/random.h"
+#include "host/allowlist_step.h"
 #include "host/installed_services.h"
 #include "host/optional_steps.h"
 #include "host/program_step.h"
 #include "host/render.h"
+#include "host/token.h"
 
 namespace dstack::host {
 
@@ -91,22 +92,25 @@ InstallStep directories_step(InstallContext& context) {
   return step;
 }
 
+bool has_no_token(const fs::path& path) {
+  const auto text = base::read_file(path, 4096);
+  return text ? base::trim(*text).empty() : text.error().code == Code::not_found;
+}
+
 InstallStep token_step(InstallContext& context) {
   const auto path = context.plan.layout.token_file();
   InstallStep step{
       "token", "whoever talks to the VMM's API must have it", {{Kind::file, path.string(), "token"}}, {}, {}};
   step.pending = [path]() -> std::string {
-    const auto existing = base::read_file(path, 4096);
-    return existing && !base::trim(*existing).empty() ? make_or_change(path, base::trim(*existing), 0600)
-                                                      : "make";
+    const auto existing = read_token(path);
+    return existing             ? make_or_change(path, *existing, 0600)
+           : has_no_token(path) ? "make"
+                                : "cannot be used: " + existing.error().what();
   };
   step.apply = [path]() -> Result<bool> {
-    const auto existing = base::read_file(path, 4096);
-    if (existing && !base::trim(*existing).empty()) {
-      return write_if_different(path, base::trim(*existing), 0600);
-    }
-    if (!existing && existing.error().code != Code::not_found) {
-      return base::fail(existing.error());
+    if (!has_no_token(path)) {
+      DS_TRY(const auto existing, read_token(path));
+      return write_if_different(path, existing, 0600);
     }
     DS_TRY(const auto random, crypto::random_bytes(32));
     DS_CHECK(base::write_file_atomic(path, base::to_hex(random), {.mode = 0600, .force_mode = true}));
@@ -123,52 +127,6 @@ InstallStep simulated_tee_step(InstallContext& context) {
       {{Kind::tree, l.simulated_tee().string(), "simulated TEE"}},
       [l] { return std::string(is_there(l.simulated_seed()) && is_there(l.simulated_root()) ? "" : "make"); },
       [l] { return ensure_simulated_tee(l); }};
-}
-
-InstallStep allowlist_step(InstallContext& context) {
-  const auto path = context.plan.layout.allowlist();
-  const auto hash = context.plan.os_image_hash;
-  InstallStep step{
-      "allow-list",
-      !context.plan.image_to_pull.empty() ? "the guest image that is pulled may get keys"
-      : context.plan.image.empty()        ? "there is no guest image yet, so none may get keys"
-      : hash.empty()                      ? "any guest image may get keys"
-                                          : "guest image " + hash.substr(0, 16) + "… may get keys",
-      {{Kind::file, path.string(), "allow-list"}, {Kind::file, path.string() + ".lock", "allow-list"}},
-      {},
-      {}};
-  const bool any = hash.empty() && !context.plan.image.empty();
-  step.pending = [path, hash, any]() -> std::string {
-    if (!is_there(path)) {
-      return "make";
-    }
-    const auto loaded = app::load_allowlist(path);
-    if (!loaded) {
-      return "cannot be used: " + loaded.error().what();
-    }
-    const auto& list = loaded->allowlist;
-    const bool there = list.kms_allow_any_device &&
-                       (any ? list.allow_any_os_image
-                            : hash.empty() || (list.os_images.contains(hash) && !list.allow_any_os_image));
-    return there ? "" : "add to it";
-  };
-  step.apply = [path, hash, any]() -> Result<bool> {
-    // Merged under its lock: apps and images that are registered stay.
-    const app::AllowlistFile file(path);
-    DS_TRY(bool changed, file.create_if_missing());
-    DS_TRY(const bool device, file.set_kms_allow_any_device(true));
-    changed |= device;
-    if (any) {
-      DS_TRY(const bool allowed, file.set_allow_any_os_image(true));
-      changed |= allowed;
-    } else if (!hash.empty()) {
-      DS_TRY(const bool pinned, file.pin_image(hash));
-      DS_TRY(const bool closed, file.set_allow_any_os_image(false));
-      changed |= pinned || closed;
-    }
-    return changed;
-  };
-  return step;
 }
 
 struct WantedFile {

@@ -2,15 +2,15 @@
 
 #include <algorithm>
 
-#include "base/bytes.h"
 #include "base/format.h"
 #include "base/fs.h"
+#include "host/token.h"
 
 namespace dstack::dstackup {
 
 base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host::InstallState& state) {
   DS_TRY(auto endpoint, net::Endpoint::parse(state.client_url));
-  auto token = base::read_file(layout.token_file(), 4096);
+  auto token = host::read_token(layout.token_file());
   if (!token) {
     auto error = std::move(token).error();
     if (error.code == base::Code::permission) {
@@ -18,7 +18,7 @@ base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host:
     }
     return base::fail(std::move(error), "the VMM's token cannot be read");
   }
-  return client::VmmClient(std::move(endpoint), std::string(base::trim(*token)));
+  return client::VmmClient(std::move(endpoint), std::move(*token));
 }
 
 base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,

@@ -13,6 +13,7 @@
 #include "host/image_use.h"
 #include "host/layout.h"
 #include "host/release.h"
+#include "image_pins.h"
 #include "verb_action.h"
 #include "verbs.h"
 
@@ -140,7 +141,7 @@ base::Result<int> list(const Options& options, const cli::Streams& streams) {
                : use.taken_down ? "kept"
                                 : "yes"});
   }
-  streams.out << table.text();
+  streams.out << table.text() << describe_allowed(layout, images);
   return cli::k_exit_ok;
 }
 
@@ -312,6 +313,7 @@ void add_image(cli::Command& program, const cli::Streams& streams,
     verb.examples("dstackup image rm dstack-0.5.4");
     set_action(verb, options, streams, remove);
   }
+  add_image_unpin(image, streams);
 }
 
 }  // namespace dstack::dstackup

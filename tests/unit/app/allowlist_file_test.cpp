@@ -122,26 +122,37 @@ TEST_F(AllowlistFileTest, RevokesOneHashThenTheEntry) {
   EXPECT_TRUE(m_file.revoke_hash(app_id(1), hash(2)).value());
   ASSERT_EQ(m_file.apps()->size(), 1U);
   EXPECT_EQ(m_file.apps()->at(0).app_id, app_id(2));
-  EXPECT_TRUE(m_file.revoke_app(app_id(2)).value());
-  EXPECT_FALSE(m_file.revoke_app(app_id(2)).value());
 }
 
-TEST_F(AllowlistFileTest, PinsImagesAndKms) {
+TEST_F(AllowlistFileTest, PinsImages) {
   write("{}");
   EXPECT_TRUE(m_file.pin_image(hash(1)).value());
   EXPECT_FALSE(m_file.pin_image("0x" + hash(1)).value());
   EXPECT_TRUE(m_file.pin_image(hash(2)).value());
   EXPECT_TRUE(m_file.unpin_image(hash(2)).value());
-  EXPECT_TRUE(m_file.allow_kms(hash(3)).value());
+  EXPECT_FALSE(m_file.unpin_image(hash(2)).value());
   EXPECT_TRUE(m_file.set_kms_allow_any_device(true).value());
-  EXPECT_TRUE(m_file.set_allow_any_os_image(true).value());
-  EXPECT_FALSE(m_file.set_allow_any_os_image(true).value());
   auto loaded = app::load_allowlist(m_path);
   ASSERT_TRUE(loaded) << loaded.error().what();
   EXPECT_THAT(loaded->allowlist.os_images, ElementsAre(hash(1)));
-  EXPECT_THAT(loaded->allowlist.kms_mr_aggregated, ElementsAre(hash(3)));
   EXPECT_TRUE(loaded->allowlist.kms_allow_any_device);
+  EXPECT_FALSE(loaded->allowlist.allow_any_os_image);
+}
+
+// A list that names images counts whatever the key says, so opening it empties the list.
+TEST_F(AllowlistFileTest, AnyImageOrTheListedOnes) {
+  write("{}");
+  ASSERT_TRUE(m_file.pin_image(hash(1)).value());
+  EXPECT_TRUE(m_file.allow_any_image().value());
+  EXPECT_FALSE(m_file.allow_any_image().value());
+  auto loaded = app::load_allowlist(m_path);
   EXPECT_TRUE(loaded->allowlist.allow_any_os_image);
+  EXPECT_TRUE(loaded->allowlist.os_images.empty());
+  EXPECT_TRUE(m_file.deny_unlisted_images().value());
+  EXPECT_FALSE(m_file.deny_unlisted_images().value());
+  loaded = app::load_allowlist(m_path);
+  EXPECT_FALSE(loaded->allowlist.allow_any_os_image);
+  EXPECT_TRUE(loaded->allowlist.os_images.empty());
 }
 
 TEST_F(AllowlistFileTest, WritesOnlyDigests) {
@@ -153,7 +164,7 @@ TEST_F(AllowlistFileTest, WritesOnlyDigests) {
   }
   EXPECT_FALSE(m_file.register_app("", hash(1)));
   EXPECT_FALSE(m_file.register_app("app", hash(1)));
-  EXPECT_FALSE(m_file.allow_kms("0x"));
+  EXPECT_FALSE(m_file.unpin_image("0x"));
   EXPECT_EQ(content(), "{}");
 }
 
@@ -242,6 +253,26 @@ TEST_F(AllowlistFileTest, LoadRefusesWhatOthersCouldChange) {
   EXPECT_TRUE(app::load_allowlist(m_path));
   if (::geteuid() == 0) {
     ASSERT_EQ(::chown(m_path.c_str(), 1234, 0), 0);
+    EXPECT_EQ(app::load_allowlist(m_path).error().code, Code::unsafe_allowlist);
+  }
+}
+
+// A rename there would bring an older list back.
+TEST_F(AllowlistFileTest, LoadRefusesADirectoryThatOthersCouldChange) {
+  write("{}");
+  for (const mode_t mode : {0777, 0775}) {
+    ASSERT_EQ(::chmod(m_directory.path().c_str(), mode), 0);
+    auto loaded = app::load_allowlist(m_path);
+    ASSERT_FALSE(loaded) << mode;
+    EXPECT_EQ(loaded.error().code, Code::unsafe_allowlist);
+    EXPECT_THAT(loaded.error().what(), HasSubstr("lies in " + m_directory.path().string()));
+    EXPECT_THAT(loaded.error().fix, HasSubstr("chmod go-w"));
+  }
+  ASSERT_EQ(::chmod(m_directory.path().c_str(), 01777), 0);
+  EXPECT_TRUE(app::load_allowlist(m_path)) << "what is root's cannot be renamed there";
+  ASSERT_EQ(::chmod(m_directory.path().c_str(), 0755), 0);
+  if (::geteuid() == 0) {
+    ASSERT_EQ(::chown(m_directory.path().c_str(), 1234, 0), 0);
     EXPECT_EQ(app::load_allowlist(m_path).error().code, Code::unsafe_allowlist);
   }
 }

@@ -95,7 +95,11 @@ TEST(Doctor, ImagePin) {
   std::filesystem::remove_all(image);
   host.expect("image-pin", failed, "dstack-0.1.0");
   host.facts.state->os_image_hash.clear();
+  host.expect("image-pin", warning, "no digest, so no app gets keys on it");
+  DoctorHost::write_file(host.facts.layout.allowlist(),
+                         R"({"osImages":[],"allowAnyOsImage":true,"apps":{}})");
   host.expect("image-pin", warning, "any guest image may get keys");
+  EXPECT_NE(host.run("image-pin").fix.find("with a digest"), std::string::npos);
   host.facts.state->image.reset();
   host.expect("image-pin", skipped, "no guest image");
 }
@@ -134,6 +138,11 @@ TEST(Doctor, Token) {
   host.expect("token", failed, "mode 604");
   DoctorHost::write_file(token, "", 0600);
   host.expect("token", failed, "empty");
+  for (const char* none : {" \n", "\"abc\"", "abc\ndef", "a b", "a\x7f"}) {
+    DoctorHost::write_file(token, none, 0600);
+    host.expect("token", failed, token.string());
+    EXPECT_NE(host.run("token").fix.find("remove the file"), std::string::npos);
+  }
   std::filesystem::remove(token);
   host.expect("token", failed, "vmm-auth-token");
 }

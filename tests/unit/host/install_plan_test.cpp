@@ -1,5 +1,6 @@
 #include "host/install_plan.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,6 +11,9 @@
 
 namespace dstack::host {
 namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
 
 PortTest busy(std::set<std::uint16_t> ports) {
   return [ports = std::move(ports)](const std::string&, std::uint16_t port) -> base::Result<bool> {
@@ -114,12 +118,33 @@ TEST(InstallPlan, ImagePin) {
   facts.image->os_image_hash.clear();
   expect_refused(options(), facts, base::Code::image_unpinned, "--allow-unpinned-image");
   EXPECT_TRUE(make_plan(o, facts));
+  EXPECT_FALSE(make_plan(o, facts)->allow_any_image) << "only the flag opens the list";
   o = options();
   o.allow_unpinned_image = true;
-  const auto plan = make_plan(o, good());
+  auto plan = make_plan(o, facts);
   ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->os_image_hash, "");
-  EXPECT_FALSE(plan->warnings.empty());
+  EXPECT_TRUE(plan->allow_any_image);
+  EXPECT_THAT(plan->warnings.back(), HasSubstr("released to any guest image"));
+  plan = make_plan(o, good());
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->os_image_hash, std::string(64, 'a')) << "a digest that is there is used";
+  EXPECT_FALSE(plan->allow_any_image);
+  EXPECT_THAT(plan->warnings.back(), HasSubstr("--allow-unpinned-image changes nothing"));
+}
+
+TEST(InstallPlan, TheFormerPinGoesWithItsLastUser) {
+  auto facts = installed();
+  facts.state->image = "former";
+  facts.state->os_image_hash = std::string(64, 'f');
+  EXPECT_EQ(make_plan(options(), facts)->former_image_hash, std::string(64, 'f'));
+  facts.image_users = {"db", "web"};
+  const auto plan = make_plan(options(), facts);
+  EXPECT_EQ(plan->former_image_hash, "");
+  EXPECT_THAT(plan->warnings.back(),
+              AllOf(HasSubstr("former"), HasSubstr("db, web"), HasSubstr("image unpin")));
+  facts.state->os_image_hash = facts.image->os_image_hash;
+  facts.image_users.clear();
+  EXPECT_EQ(make_plan(options(), facts)->former_image_hash, "") << "it is the same one";
 }
 
 // Its name and digest are not known before it is here.

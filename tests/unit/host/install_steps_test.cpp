@@ -215,8 +215,12 @@ TEST_F(InstallSteps, AConfigurationThatTheVmmHasNotReadIsNoticed) {
 TEST_F(InstallSteps, UnpinnedOnlyWhenAskedFor) {
   plan.os_image_hash.clear();
   run();
+  EXPECT_FALSE(app::load_allowlist(plan.layout.allowlist())->allowlist.allow_any_os_image);
+  plan.allow_any_image = true;
+  run();
   EXPECT_TRUE(app::load_allowlist(plan.layout.allowlist())->allowlist.allow_any_os_image);
   plan.os_image_hash = std::string(64, 'a');
+  plan.allow_any_image = false;
   run();
   EXPECT_FALSE(app::load_allowlist(plan.layout.allowlist())->allowlist.allow_any_os_image);
 }
