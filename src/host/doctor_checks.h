@@ -49,6 +49,9 @@ Finding port_policy(const CheckContext& context);
 Finding cid_window(const CheckContext& context);
 Finding host_api_port(const CheckContext& context);
 
+// doctor_paths.cpp
+Finding directories(const CheckContext& context);
+
 // doctor_install.cpp
 Finding state_file(const CheckContext& context);
 Finding journal(const CheckContext& context);

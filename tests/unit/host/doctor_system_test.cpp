@@ -8,6 +8,25 @@ namespace {
 
 using enum Verdict;
 
+// Root's services run programs from there.
+TEST(Doctor, Directories) {
+  DoctorHost host;
+  host.expect("directories", ok, "only root");
+  const auto prefix = *host.facts.layout.prefix;
+  ASSERT_TRUE(base::make_dirs(host.facts.layout.libexec));
+  host.expect("directories", ok, "only root");
+  std::filesystem::permissions(prefix, std::filesystem::perms(0777));
+  host.expect("directories", failed, prefix.string() + " can be changed by everybody (mode 777)");
+  std::filesystem::permissions(prefix, std::filesystem::perms(0755));
+  std::filesystem::permissions(host.facts.layout.libexec, std::filesystem::perms(0775));
+  host.expect("directories", failed, "can be changed by its group");
+  std::filesystem::remove(host.facts.layout.libexec);
+  std::filesystem::create_directory(host.dir / "open");
+  std::filesystem::permissions(host.dir / "open", std::filesystem::perms(0777));
+  std::filesystem::create_directory_symlink(host.dir / "open", host.facts.layout.libexec);
+  host.expect("directories", failed, (host.dir / "open").string());
+}
+
 TEST(Doctor, Tools) {
   DoctorHost host;
   host.expect("tools", ok, "qemu-img");

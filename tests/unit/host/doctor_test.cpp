@@ -29,8 +29,8 @@ TEST(DoctorTable, NamesAreStable) {
   EXPECT_THAT(preflight,
               ElementsAre("root", "platform", "tdx-cpu", "tdx-kvm", "sgx-devices", "quote-service", "snp-cpu",
                           "snp-kvm", "snp-device", "kvm", "vhost-vsock", "qemu", "tools", "memory", "disk",
-                          "cgroup", "service-manager", "clock", "state-file", "programs", "ports",
-                          "port-policy", "cid-window", "host-api-port", "image", "kms-image"));
+                          "directories", "cgroup", "service-manager", "clock", "state-file", "programs",
+                          "ports", "port-policy", "cid-window", "host-api-port", "image", "kms-image"));
   EXPECT_THAT(later, ElementsAre("journal", "version", "image-pin", "simulated-tee", "token", "allow-list",
                                  "auth-service", "vmm-service", "vmm-api", "kms"));
 }
