@@ -65,8 +65,8 @@ InstallStep directories_step(InstallContext& context) {
   add_missing(l.config, "configuration", step.creates);
   add_missing(l.run.parent_path(), "run-time files", step.creates);
   for (const auto& [path, note] :
-       {std::pair{l.run, "run-time files"}, std::pair{l.cache, "build caches, with all that is in them"}, std::pair{l.vms(), "VMs"},
-        std::pair{l.logs(), "service logs"}, std::pair{l.volumes(), "volumes"}}) {
+       {std::pair{l.run, "run-time files"}, std::pair{l.cache, "build caches, with all that is in them"},
+        std::pair{l.vms(), "VMs"}, std::pair{l.logs(), "service logs"}, std::pair{l.volumes(), "volumes"}}) {
     step.creates.push_back({Kind::tree, path.string(), note});
   }
   std::vector<std::pair<fs::path, mode_t>> wanted = {

@@ -9,8 +9,8 @@
 
 namespace dstack::host {
 
-// Is `entry`, which lies right below `tree`, one of those that we put there? A guest image, a volume or a VM is
-// known by what it is, everything else by its name. What lies inside of such an entry goes with it. In the
+// Is `entry`, which lies right below `tree`, one of those that we put there? A guest image, a volume or a VM
+// is known by what it is, everything else by its name. What lies inside of such an entry goes with it. In the
 // build caches everything is ours.
 bool is_our_entry(const Layout& layout, const fs::path& tree, const fs::path& entry);
 

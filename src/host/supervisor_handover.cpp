@@ -111,15 +111,12 @@ base::Error failed(const std::string& program, int error) {
 }  // namespace
 
 std::string to_text(const SupervisorMemory& memory) {
-  Json json = {{"format", k_handover_format},
-               {"run", memory.options.run.string()},
-               {"logs", memory.options.logs.string()},
-               {"cgroup_root", memory.options.cgroup_root},
-               {"log_limit", memory.options.log_limit},
-               {"rotation_period", memory.options.rotation_period.count()},
-               {"control_fd", memory.control_fd},
-               {"services", Json::array()},
-               {"connections", Json::array()}};
+  Json json = {
+      {"format", k_handover_format},           {"run", memory.options.run.string()},
+      {"logs", memory.options.logs.string()},  {"cgroup_root", memory.options.cgroup_root},
+      {"log_limit", memory.options.log_limit}, {"rotation_period", memory.options.rotation_period.count()},
+      {"control_fd", memory.control_fd},       {"services", Json::array()},
+      {"connections", Json::array()}};
   for (const auto& service : memory.services) {
     json["services"].push_back(service_to_json(service));
   }

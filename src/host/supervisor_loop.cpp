@@ -186,10 +186,8 @@ class Supervisor {
       return {Code::service_manager, program + " cannot go on in the place of the supervisor that runs",
               able.error().what(), "it goes on as it is until it is started the next time"};
     }
-    SupervisorMemory memory{.options = m_options,
-                            .control_fd = m_seat.control.get(),
-                            .services = {},
-                            .connections = {}};
+    SupervisorMemory memory{
+        .options = m_options, .control_fd = m_seat.control.get(), .services = {}, .connections = {}};
     for (const auto& [name, service] : m_services) {
       memory.services.push_back(service->memory());
     }
