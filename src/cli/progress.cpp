@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include <algorithm>
+#include <cmath>
 #include <ostream>
 
 #include "base/format.h"
@@ -147,7 +148,7 @@ std::string format_seconds(std::chrono::duration<double> seconds) {
   if (seconds.count() < 59.95) {
     return base::format("{:.1f}s", seconds.count());
   }
-  const auto whole = static_cast<long>(seconds.count() + 0.5);
+  const auto whole = std::lround(seconds.count());
   return base::format("{}m {:02}s", whole / 60, whole % 60);
 }
 
