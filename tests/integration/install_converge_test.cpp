@@ -21,23 +21,13 @@
 
 namespace fs = std::filesystem;
 using namespace dstack;
-using test::InstalledHost;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
 namespace {
 
-class InstallConverge : public testing::Test {
+class InstallConverge : public test::OnInstalledHost {
  protected:
-  void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
-  }
-  void TearDown() override {
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
-  }
   // pid of the service's program, by what its command line holds.
   static pid_t process_of(const std::string& program) {
     for (const auto& entry : fs::directory_iterator("/proc")) {
@@ -49,9 +39,6 @@ class InstallConverge : public testing::Test {
     }
     return 0;
   }
-  host::InstallState state() const { return **host::load_state(host.layout().state_file()); }
-
-  InstalledHost host;
 };
 
 std::set<std::string> words_of_kind(const nlohmann::json& plan, const std::string& kind) {
@@ -149,7 +136,7 @@ TEST_F(InstallConverge, AChangedFlagReachesItsServiceAndNothingElse) {
   ASSERT_EQ(host.go_on(), "");
   host.register_app();
   const auto identity = host.identity();
-  const auto before = state();
+  const auto before = host.state();
   const pid_t auth = process_of("dstack-auth");
   const pid_t vmm = process_of("dstack-vmm");
   ASSERT_GT(auth, 0);
@@ -159,16 +146,16 @@ TEST_F(InstallConverge, AChangedFlagReachesItsServiceAndNothingElse) {
   EXPECT_EQ(process_of("dstack-auth"), auth);
   const pid_t restarted = process_of("dstack-vmm");
   EXPECT_NE(restarted, vmm);
-  EXPECT_EQ(state().host_api_port, 10100);
+  EXPECT_EQ(host.state().host_api_port, 10100);
 
   ASSERT_EQ(host.run(host.install({"--auth-port", "8100"})).exit_code, 0);
   EXPECT_NE(process_of("dstack-auth"), auth);
   EXPECT_EQ(process_of("dstack-vmm"), restarted);
-  EXPECT_EQ(state().host_api_port, 10100) << "what was set earlier stays";
+  EXPECT_EQ(host.state().host_api_port, 10100) << "what was set earlier stays";
 
   EXPECT_EQ(host.not_converged(), "");
-  EXPECT_EQ(state().client_url, before.client_url);
-  EXPECT_EQ(state().cid_start, before.cid_start);
+  EXPECT_EQ(host.state().client_url, before.client_url);
+  EXPECT_EQ(host.state().cid_start, before.cid_start);
   EXPECT_EQ(host.identity(), identity);
   EXPECT_TRUE(host.has_app());
   EXPECT_EQ(host.take_away(), "");
@@ -385,8 +372,8 @@ TEST_F(InstallConverge, AnOlderRecordIsBroughtUpToDate) {
   }
   ASSERT_TRUE(base::write_file_atomic(host.layout().state_file(), json.dump()));
   EXPECT_EQ(host.go_on(), "");
-  EXPECT_EQ(state().dashboard_port(), 9191);
-  EXPECT_EQ(state().version, DSTACK_VERSION);
+  EXPECT_EQ(host.state().dashboard_port(), 9191);
+  EXPECT_EQ(host.state().version, DSTACK_VERSION);
   EXPECT_EQ(host.identity(), identity);
   EXPECT_EQ(host.take_away(), "");
 }
@@ -404,12 +391,4 @@ TEST_F(InstallConverge, ABrokenJournalIsSaid) {
   ASSERT_TRUE(base::write_file_atomic(host.layout().journal(), text + "{\"kind\":\"fi"));
   EXPECT_EQ(host.go_on(), "");
   EXPECT_EQ(host.take_away(), "");
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

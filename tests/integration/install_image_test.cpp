@@ -16,28 +16,28 @@
 namespace fs = std::filesystem;
 using namespace dstack;
 using dstack::host::test::ReleaseServer;
-using test::InstalledHost;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
 namespace {
 
-class InstallImage : public testing::Test {
+class InstallImage : public test::OnInstalledHost {
  protected:
   void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
+    OnInstalledHost::SetUp();
+    if (IsSkipped()) {
+      return;
+    }
     archive = dstack::host::test::image_tar(files);
     digest = "sha256:" + crypto::sha256_hex(archive);
     server =
         std::make_unique<ReleaseServer>([this](const ReleaseServer::Asked& asked) { return answer(asked); });
-    host.remember_clean();
+    host.remember_clean();  // with the server's port
   }
   void TearDown() override {
     server.reset();
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
+    OnInstalledHost::TearDown();
   }
 
   ReleaseServer::Answer answer(const ReleaseServer::Asked& asked) const {
@@ -70,9 +70,7 @@ class InstallImage : public testing::Test {
     more.insert(more.end(), {"--release-api-base-url", server->url("/repos")});
     return more;
   }
-  host::InstallState state() const { return **host::load_state(host.layout().state_file()); }
 
-  InstalledHost host;
   std::map<std::string, std::string> files = dstack::host::test::image_files();
   std::string archive, digest;
   std::unique_ptr<ReleaseServer> server;
@@ -94,9 +92,9 @@ TEST_F(InstallImage, AReleaseIsPulledAndPinned) {
   const auto done = host.run(host.install(from_server({"--image", "0.6.0"})));
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_THAT(done.err, HasSubstr("release guest-os-v0.6.0: dstack-0.6.0.tar.gz"));
-  EXPECT_EQ(state().image, "dstack-0.6.0");
-  EXPECT_EQ(state().os_image_hash, crypto::sha256_hex(files["sha256sum.txt"]));
-  EXPECT_THAT(*base::read_file(host.layout().allowlist()), HasSubstr(state().os_image_hash));
+  EXPECT_EQ(host.state().image, "dstack-0.6.0");
+  EXPECT_EQ(host.state().os_image_hash, crypto::sha256_hex(files["sha256sum.txt"]));
+  EXPECT_THAT(*base::read_file(host.layout().allowlist()), HasSubstr(host.state().os_image_hash));
   const auto asked = server->asked().size();
   for (const auto* name : {"0.6.0", "v0.6.0", "dstack-0.6.0"}) {
     const auto again = host.run(host.install(from_server({"--image", name, "--json"})));
@@ -112,7 +110,7 @@ TEST_F(InstallImage, TheServerMayBeNamedBeforeTheVerb) {
   argv.insert(argv.begin() + 1, {"--release-api-base-url", server->url("/repos/")});
   const auto done = host.run(argv);
   ASSERT_EQ(done.exit_code, 0) << done.err;
-  EXPECT_EQ(state().image, "dstack-0.6.0");
+  EXPECT_EQ(host.state().image, "dstack-0.6.0");
 }
 
 TEST_F(InstallImage, WithAKmsAndNoImageTheLatestReleaseIsPulled) {
@@ -122,8 +120,8 @@ TEST_F(InstallImage, WithAKmsAndNoImageTheLatestReleaseIsPulled) {
   EXPECT_FALSE(fs::exists(host.layout().state)) << "refused, yet begun";
   const auto done = host.run(with_kms(from_server()));
   ASSERT_EQ(done.exit_code, 0) << done.err;
-  EXPECT_EQ(state().image, "dstack-0.6.0");
-  EXPECT_EQ(state().os_image_hash, crypto::sha256_hex(files["sha256sum.txt"]));
+  EXPECT_EQ(host.state().image, "dstack-0.6.0");
+  EXPECT_EQ(host.state().os_image_hash, crypto::sha256_hex(files["sha256sum.txt"]));
   EXPECT_EQ(host.take_away(), "");
 }
 
@@ -131,7 +129,7 @@ TEST_F(InstallImage, WithoutAKmsNothingIsPulledUnasked) {
   const auto done = host.run(host.install(from_server()));
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_THAT(server->asked(), IsEmpty());
-  EXPECT_EQ(state().image, std::nullopt);
+  EXPECT_EQ(host.state().image, std::nullopt);
 }
 
 TEST_F(InstallImage, WhatIsNotAsTheReleaseSaysIsNotInstalled) {
@@ -183,18 +181,10 @@ TEST_F(InstallImage, AnInstallationThatWasTakenDownKeepsItsImageAndSaysHowToLetG
               AllOf(HasSubstr("taken down"), HasSubstr("destroy --purge"), HasSubstr("--force")));
   const auto asked = server->asked().size();
   ASSERT_EQ(host.run(host.install()).exit_code, 0);
-  EXPECT_EQ(state().image, "dstack-0.6.0") << "install goes on with it";
+  EXPECT_EQ(host.state().image, "dstack-0.6.0") << "install goes on with it";
   ASSERT_EQ(host.run(host.destroy({})).exit_code, 0);
   EXPECT_EQ(dstackup({"image", "rm", "dstack-0.6.0", "--force"}).exit_code, 0);
   EXPECT_EQ(host.run(host.install()).exit_code, 0) << "without it, install chooses again";
-  EXPECT_EQ(state().image, std::nullopt);
+  EXPECT_EQ(host.state().image, std::nullopt);
   EXPECT_EQ(server->asked().size(), asked);
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

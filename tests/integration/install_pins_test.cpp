@@ -27,18 +27,8 @@ namespace {
 
 constexpr uid_t k_nobody = 65534;
 
-class InstallPins : public testing::Test {
+class InstallPins : public test::OnInstalledHost {
  protected:
-  void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
-  }
-  void TearDown() override {
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
-  }
-
   // Puts an image there; its digest, unless it is to have none.
   std::string add_image(const std::string& name, bool with_digest = true) const {
     auto files = dstack::host::test::image_files();
@@ -93,8 +83,6 @@ class InstallPins : public testing::Test {
     return loaded ? loaded->allowlist : app::Allowlist();
   }
   static std::string program() { return (test::sandbox_programs() / "dstackup").string(); }
-
-  InstalledHost host;
 };
 
 }  // namespace
@@ -282,12 +270,4 @@ TEST_F(InstallPins, DestroyOfWhatIsNoInstallation) {
   add_image("one");
   EXPECT_THAT(host.run(host.destroy({})).out, HasSubstr("images and volumes are kept"));
   EXPECT_TRUE(fs::exists(host.layout().images() / "one/digest.txt"));
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

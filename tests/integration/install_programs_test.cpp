@@ -26,11 +26,13 @@ const fs::path k_libexec = "/usr/local/lib/programs";
 const fs::path k_bin = "/usr/local/tools";
 const fs::path k_named = "/srv/programs";
 
-class InstallPrograms : public testing::Test {
+class InstallPrograms : public test::OnInstalledHost {
  protected:
   void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
+    OnInstalledHost::SetUp();
+    if (IsSkipped()) {
+      return;
+    }
     fs::create_directories(k_named);
     for (const auto* name : {"dstackup", "dstack-auth", "dstack-vmm"}) {
       fs::copy_file(test::sandbox_programs() / name, k_named / name);
@@ -40,14 +42,13 @@ class InstallPrograms : public testing::Test {
     if (!test::sandbox_problem().empty()) {
       return;
     }
-    host.wipe();
+    OnInstalledHost::TearDown();
     std::error_code ignored;
     for (const auto& path : {k_libexec, k_bin, k_named}) {
       fs::remove_all(path, ignored);
     }
   }
 
-  host::InstallState state() const { return **host::load_state(host.layout().state_file()); }
   base::Output dstackup(std::vector<std::string> argv) const {
     argv.insert(argv.begin(), (test::sandbox_programs() / "dstackup").string());
     return host.run(argv);
@@ -90,8 +91,6 @@ class InstallPrograms : public testing::Test {
     }
     return out;
   }
-
-  InstalledHost host;
 };
 
 }  // namespace
@@ -124,7 +123,7 @@ TEST_F(InstallPrograms, DirectoriesOfTheFlagsAreUsedKeptAndTakenAway) {
 
 TEST_F(InstallPrograms, TheyMoveThereAndBack) {
   install();
-  const auto set = state().programs_dir;
+  const auto set = host.state().programs_dir;
   EXPECT_THAT(to_do(in_other_places()),
               ElementsAre("programs: make", "record: change", "dstack-auth: restart", "dstack-vmm: restart",
                           "programs are well: note", "programs of before: remove"));
@@ -136,7 +135,7 @@ TEST_F(InstallPrograms, TheyMoveThereAndBack) {
   EXPECT_EQ(host.not_converged(), "");
   install({"--libexec-dir", host.layout().libexec.string(), "--bin-dir", host.layout().bin.string()});
   EXPECT_EQ(running("dstack-vmm"), set);
-  EXPECT_EQ(state().libexec_dir + state().bin_dir, "");
+  EXPECT_EQ(host.state().libexec_dir + host.state().bin_dir, "");
   EXPECT_FALSE(fs::exists(k_libexec));
   EXPECT_FALSE(fs::exists(k_bin));
   EXPECT_EQ(host.not_converged(), "");
@@ -205,7 +204,7 @@ TEST_F(InstallPrograms, ProgramsAreRunAsTheyAre) {
 
   install({"--programs-from", test::sandbox_programs().string()});
   EXPECT_EQ(running("dstack-vmm").parent_path(), host.layout().libexec / "versions");
-  EXPECT_FALSE(state().skip_managed_binaries);
+  EXPECT_FALSE(host.state().skip_managed_binaries);
   EXPECT_EQ(host.not_converged(), "");
   install(named());
   EXPECT_EQ(running("dstack-vmm"), k_named);
@@ -267,12 +266,4 @@ TEST_F(InstallPrograms, ASupervisorMayBeNamed) {
   install({"--supervisor-bin", "managed"});
   EXPECT_EQ(running("dstackup").parent_path(), host.layout().libexec / "versions");
   EXPECT_EQ(host.take_away(), "");
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

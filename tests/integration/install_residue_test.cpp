@@ -27,20 +27,7 @@ using testing::HasSubstr;
 
 namespace {
 
-class InstallResidue : public testing::Test {
- protected:
-  void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
-  }
-  void TearDown() override {
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
-  }
-
-  InstalledHost host;
-};
+class InstallResidue : public test::OnInstalledHost {};
 
 void write_all(const std::vector<fs::path>& paths) {
   for (const auto& path : paths) {
@@ -250,12 +237,4 @@ TEST_F(InstallResidue, ARefusedInstallLeavesNothing) {
   }
   EXPECT_EQ(host.run(host.destroy()).exit_code, 0);
   EXPECT_EQ(test::difference(before, test::host_snapshot({"/srv"})), "");
-}
-
-int main(int argc, char** argv) {
-  testing::InitGoogleMock(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests)) {
-    return RUN_ALL_TESTS();
-  }
-  return test::run_in_sandbox(DSTACK_PROGRAMS_DIR, [] { return RUN_ALL_TESTS(); });
 }

@@ -24,7 +24,6 @@
 
 namespace fs = std::filesystem;
 using namespace dstack;
-using test::InstalledHost;
 using testing::HasSubstr;
 
 namespace {
@@ -34,24 +33,27 @@ std::string g_pack_script;
 
 constexpr std::array k_programs = {"dstackup", "dstack", "dstack-auth", "dstack-vmm"};
 
-class Upgrade : public testing::Test {
+class Upgrade : public test::OnInstalledHost {
  protected:
   void SetUp() override {
-    DSTACK_NEEDS_SANDBOX();
-    host.remember_clean();
+    OnInstalledHost::SetUp();
+    if (IsSkipped()) {
+      return;
+    }
     const auto installed = host.run(host.install());
     ASSERT_EQ(installed.exit_code, 0) << installed.err;
     first = store.current().value_or("");
     ASSERT_FALSE(first.empty());
   }
   void TearDown() override {
+    if (!test::sandbox_problem().empty()) {
+      return;
+    }
     if (vm > 0) {
       ::kill(vm, SIGKILL);
       ::waitpid(vm, nullptr, 0);
     }
-    if (test::sandbox_problem().empty()) {
-      host.wipe();
-    }
+    OnInstalledHost::TearDown();
     std::error_code error;
     fs::remove_all("/srv/programs", error);
   }
@@ -132,7 +134,6 @@ class Upgrade : public testing::Test {
     ASSERT_EQ(host::live_vms(host.layout().vms()).size(), 1U);
   }
 
-  InstalledHost host;
   host::ProgramStore store{host.layout()};
   std::string first;
   pid_t vm = 0;

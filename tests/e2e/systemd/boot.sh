@@ -93,6 +93,8 @@ machine() {
   mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
   mount -t tmpfs -o mode=755 tmpfs "$root/run"
   mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+  # skopeo's cache below it changes whenever another test packs an image, and would do so under our eyes.
+  [ ! -d "$root/var/lib/containers" ] || mount -t tmpfs -o mode=755 tmpfs "$root/var/lib/containers"
   mount -t tmpfs -o mode=755 tmpfs "$root/dev"
   mkdir "$root"/dev/{pts,shm,net}
   for node in null zero full random urandom tty kvm net/tun; do
