@@ -14,7 +14,6 @@
 
 namespace dstack::host {
 
-using base::Code;
 using base::Result;
 
 namespace {

@@ -175,6 +175,7 @@ base::Error become(const std::string& program, const SupervisorMemory& memory) {
                                     "--log-dir", memory.options.logs.string(),
                                     "--go-on",   number};
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (auto& word : words) {
     argv.push_back(word.data());
   }
