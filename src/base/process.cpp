@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -154,6 +155,9 @@ bool become(const Identity& who) {
   if (!what.directory.empty() && ::chdir(what.directory.c_str()) != 0) {
     give_up();
   }
+  if (what.open_files != 0) {
+    raise_open_files(what.open_files);
+  }
   if (what.identity && !become(*what.identity)) {
     give_up();
   }
@@ -163,6 +167,15 @@ bool become(const Identity& who) {
 }
 
 }  // namespace
+
+void raise_open_files(std::uint64_t limit) {
+  rlimit now = {};
+  const rlimit wanted = {limit, limit};
+  if (::setrlimit(RLIMIT_NOFILE, &wanted) != 0 && ::getrlimit(RLIMIT_NOFILE, &now) == 0) {
+    now.rlim_cur = std::min<rlim_t>(limit, now.rlim_max);
+    ::setrlimit(RLIMIT_NOFILE, &now);
+  }
+}
 
 std::optional<std::string> find_tool(const std::string& name) {
   if (name.find('/') != std::string::npos) {

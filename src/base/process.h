@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -61,10 +62,14 @@ struct Spawn {
   bool new_session = false;                   // setsid
   std::string cgroup;                         // cgroup v2 directory to enter, empty = none
   int parent_death_signal = 0;                // not together with an identity
+  std::uint64_t open_files = 0;               // RLIMIT_NOFILE, 0 = the caller's
   std::optional<Identity> identity;           // absent = the caller's
 };
 // fork+exec; an exec failure is an error here, not an exit code 127. The caller reaps the pid.
 Result<pid_t> spawn(const Spawn& what);
+
+// Sets the limit of open files, or as near to it as this process may. Safe between fork and exec.
+void raise_open_files(std::uint64_t limit);
 
 // Start time in clock ticks since boot (/proc/<pid>/stat field 22): with the pid it names one process for
 // good.

@@ -12,6 +12,7 @@
 #include "host/program_step.h"
 #include "host/render.h"
 #include "host/service_manager.h"
+#include "host/supervised_processes.h"
 #include "host/supervisor.h"
 #include "host/tls_identity.h"
 #include "host/vm_record.h"
@@ -283,6 +284,11 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
     };
     look(known->auth_unit, facts.auth_running, facts.auth_set);
     look(known->vmm_unit, facts.vmm_running, facts.vmm_set);
+    if (manager->kind() == "supervisor") {
+      const auto found = find_supervised(facts.layout);
+      facts.auth_stray = !facts.auth_running && found.has_service(known->auth_unit);
+      facts.vmm_stray = !facts.vmm_running && found.has_service(known->vmm_unit);
+    }
     // One that a killed install made, and did not come to record, is known by its name.
     const auto live = live_vms(facts.layout.vms());
     facts.kms_running = std::ranges::any_of(live, [&](const LiveVm& vm) {

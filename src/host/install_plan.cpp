@@ -329,14 +329,16 @@ Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& f
   const auto ours = [&](std::uint16_t port, Get get, bool running) {
     return facts.state && running && get(*facts.state) == port;
   };
+  const bool vmm_ours = facts.vmm_running || facts.vmm_stray;
   PortPlan out;
   out.dashboard = first_of<std::uint16_t>(options.dashboard_port, known, dashboard, k_default_dashboard_port);
   out.auth = first_of<std::uint16_t>(options.auth_port, known, auth, k_default_auth_port);
   out.host_api = first_of<std::uint16_t>(options.host_api_port, known, host_api, k_default_host_api_port);
   const std::string loopback = "127.0.0.1";
-  out.all = {{"--dashboard-port", loopback, out.dashboard, ours(out.dashboard, dashboard, facts.vmm_running)},
-             {"--auth-port", loopback, out.auth, ours(out.auth, auth, facts.auth_running)},
-             {"--host-api-port", loopback, out.host_api, ours(out.host_api, host_api, facts.vmm_running)}};
+  out.all = {
+      {"--dashboard-port", loopback, out.dashboard, ours(out.dashboard, dashboard, vmm_ours)},
+      {"--auth-port", loopback, out.auth, ours(out.auth, auth, facts.auth_running || facts.auth_stray)},
+      {"--host-api-port", loopback, out.host_api, ours(out.host_api, host_api, vmm_ours)}};
   if (facts.platform == PlatformKind::tdx) {
     out.key_provider = options.key_provider_port.value_or(k_default_key_provider_port);
     const bool own_project = known && known->kp_own_project == key_provider_project(out.key_provider);
@@ -348,7 +350,7 @@ Result<PortPlan> plan_ports(const InstallOptions& options, const InstallFacts& f
     }
   }
   if (const auto exposed = exposed_address(options, known); !exposed.empty()) {
-    const bool same = facts.vmm_running && facts.state && facts.state->expose == exposed &&
+    const bool same = vmm_ours && facts.state && facts.state->expose == exposed &&
                       facts.state->dashboard_port() == out.dashboard;
     out.all.push_back({"--expose", exposed, out.dashboard, same});
   }

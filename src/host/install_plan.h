@@ -77,6 +77,8 @@ struct InstallFacts {
   Coexistence others;
   // Ports that our own running parts hold.
   bool auth_running = false, vmm_running = false, kms_running = false;
+  // Ours too, but without a supervisor that could be asked: they are ended before others are started.
+  bool auth_stray = false, vmm_stray = false;
   bool vms_running = false;  // any of ours
   // Sets of programs that the running services were started from, "" = unknown.
   std::string auth_set, vmm_set;

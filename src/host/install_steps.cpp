@@ -216,10 +216,11 @@ std::string service_pending(const InstallContext& context, const std::string& un
 }
 
 Result<bool> bring_up(const InstallContext& context, const ServiceSpec& spec) {
-  DS_TRY(const auto before, context.services.status(spec.name));
+  // A manager that does not answer is replaced by the start.
+  const auto before = context.services.status(spec.name);
   DS_CHECK(context.services.start(spec));
   DS_TRY(const auto after, context.services.status(spec.name));
-  return before.pid != after.pid;
+  return !before || before->pid != after.pid;
 }
 
 InstallStep auth_step(InstallContext& context) {

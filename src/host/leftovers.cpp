@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "host/ports.h"
+#include "host/supervised_processes.h"
 
 namespace dstack::host {
 
@@ -15,7 +16,7 @@ bool held_by_a_leftover(std::uint16_t port) {
 
 }  // namespace
 
-void wait_for_leftovers(const InstallState& state, ServiceManager& services,
+void wait_for_leftovers(const Layout& layout, const InstallState& state, ServiceManager& services,
                         std::chrono::milliseconds limit) {
   const auto end = std::chrono::steady_clock::now() + limit;
   const auto wait = [&](const std::string& unit, std::uint16_t port) {
@@ -24,6 +25,9 @@ void wait_for_leftovers(const InstallState& state, ServiceManager& services,
       return;
     }
     while (held_by_a_leftover(port) && std::chrono::steady_clock::now() < end) {
+      if (!find_supervised(layout).empty()) {
+        return;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
   };

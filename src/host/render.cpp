@@ -221,6 +221,7 @@ ServiceSpec auth_service(const Layout& layout, const std::string& unit, const st
   spec.readable_paths = {layout.config.string()};
   spec.memory_max = 256 * k_mebibyte;
   spec.tasks_max = 64;
+  spec.open_files = 4096;
   spec.sandbox = Sandbox::strict;
   return spec;
 }
@@ -243,7 +244,8 @@ ServiceSpec vmm_service(const Layout& layout, const std::string& unit, const std
   spec.tasks_max = 512;
   spec.sandbox = Sandbox::launcher;
   spec.children_outlive = true;
-  spec.stop_timeout = std::chrono::seconds(120);
+  // VMs go on without it and are found again, so it has little to finish.
+  spec.stop_timeout = std::chrono::seconds(30);
   return spec;
 }
 

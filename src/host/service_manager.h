@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ struct ServiceSpec {
   // What it may take at most, without what it starts in cgroups of their own; 0: no limit.
   std::uint64_t memory_max = 0;  // bytes
   std::uint64_t tasks_max = 0;
+  std::uint64_t open_files = 65536;  // RLIMIT_NOFILE; 0: as its starter has it
   // Processes the service leaves in cgroups of their own (or sessions of their own) survive its stop.
   bool children_outlive = false;
   std::chrono::milliseconds start_timeout{20'000};
@@ -87,6 +89,8 @@ struct ServiceManagerOptions {
   std::string supervisor_program;  // dstackup itself; run as `dstackup supervise`
   std::string supervisor_bin;      // --supervisor-bin: rather than its own copy; "" = not given
   bool may_start = true;           // false: never start the supervisor daemon (status, destroy)
+  // Called often, with what is waited for, while something takes longer than a second.
+  std::function<void(std::string_view)> waiting = {};
 };
 
 // systemd if /run/systemd/system exists and PID 1 is systemd, else the supervisor.

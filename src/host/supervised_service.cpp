@@ -17,6 +17,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "host/supervised_processes.h"
 
 namespace dstack::host {
 
@@ -78,7 +79,7 @@ std::vector<pid_t> find_by_cookie(const std::string& cookie) {
 bool same_definition(const ServiceSpec& a, const ServiceSpec& b) {
   return a.argv == b.argv && a.environment == b.environment && a.directory == b.directory &&
          a.children_outlive == b.children_outlive && a.memory_max == b.memory_max &&
-         a.tasks_max == b.tasks_max;
+         a.tasks_max == b.tasks_max && a.open_files == b.open_files;
 }
 
 }  // namespace
@@ -201,6 +202,7 @@ void SupervisedService::stop() {
   }
   if (m_state != ServiceState::stopping) {
     kill_main(SIGTERM);
+    kill_main(SIGCONT);  // one that was stopped could not hear it
     m_timed_out = false;
     enter(ServiceState::stopping);
     m_deadline = Clock::now() + m_spec.stop_timeout;
@@ -243,7 +245,7 @@ void SupervisedService::launch() {
   base::Spawn what;
   what.argv = m_spec.argv;
   what.environment = {std::string("PATH=") + base::k_tool_path, "LANG=C.UTF-8", "HOME=/root",
-                      "NOTIFY_SOCKET=" + notify_name, m_cookie};
+                      "NOTIFY_SOCKET=" + notify_name,           m_cookie,       service_mark(m_log_file)};
   what.environment.insert(what.environment.end(), m_spec.environment.begin(), m_spec.environment.end());
   what.directory = m_spec.directory;
   what.stdout_fd = log.get();
@@ -252,6 +254,7 @@ void SupervisedService::launch() {
   what.cgroup = m_has_cgroup ? m_cgroup.path() : "";
   // A supervisor that is killed takes its services along, so that a later one does not find ports taken.
   what.parent_death_signal = SIGTERM;
+  what.open_files = m_spec.open_files;
   const auto pid = base::spawn(what);
   if (!pid) {
     return give_up(pid.error().what());

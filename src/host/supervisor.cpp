@@ -52,7 +52,7 @@ std::string supervisor_cgroup_root(const std::string& instance) {
 
 Result<> run_supervisor(const SupervisorOptions& options) {
   DS_TRY(auto seat, take_seat(options));
-  return serve_supervised(options, seat);
+  return serve_supervised(options, std::move(seat));
 }
 
 bool can_go_on_from(int format) {
@@ -66,8 +66,8 @@ Result<> go_on_as_supervisor(int handed_over) {
     const auto options = memory.options;
     // It was let go when this program began. Whoever takes it in between finds somebody listening and goes.
     DS_TRY(auto lock, base::FileLock::acquire(options.run / "supervisor.lock"));
-    const SupervisorSeat seat{std::move(lock), base::Fd(memory.control_fd)};
-    return serve_supervised(options, seat, std::move(memory));
+    SupervisorSeat seat{std::move(lock), base::Fd(memory.control_fd)};
+    return serve_supervised(options, std::move(seat), std::move(memory));
   }();
   if (!served) {
     base::log_error(served.error().what());
@@ -109,7 +109,7 @@ Result<> start_supervisor_daemon(const SupervisorOptions& options) {
       ::_exit(1);
     }
     base::log_setup("dstackup supervise", base::LogLevel::info);
-    const auto served = serve_supervised(options, *seat);
+    const auto served = serve_supervised(options, std::move(*seat));
     if (!served) {
       base::log_error(served.error().what());
     }

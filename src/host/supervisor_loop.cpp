@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@ namespace {
 
 constexpr std::size_t k_max_request = 256 * 1024;
 constexpr std::chrono::seconds k_request_timeout{10};
+constexpr std::uint64_t k_open_files = 65536;  // its own, whatever the shell that installs has
 
 struct Connection {
   base::Fd fd;
@@ -41,8 +43,8 @@ struct Connection {
 
 class Supervisor {
  public:
-  Supervisor(const SupervisorOptions& options, const SupervisorSeat& seat, base::Fd signals)
-      : m_options(options), m_seat(seat), m_signals(std::move(signals)) {}
+  Supervisor(const SupervisorOptions& options, SupervisorSeat seat, base::Fd signals)
+      : m_options(options), m_seat(std::move(seat)), m_signals(std::move(signals)) {}
 
   // Goes on where the supervisor of before stopped.
   void go_on(SupervisorMemory memory) {
@@ -70,7 +72,7 @@ class Supervisor {
       for (auto& [name, service] : m_services) {
         service->on_time();
       }
-      rotate_logs();
+      look_after_files();
       answer();
     }
     answer();
@@ -323,14 +325,36 @@ class Supervisor {
     return std::ranges::all_of(m_services, [](const auto& entry) { return entry.second->settled(); });
   }
 
-  void rotate_logs() {
-    if (Clock::now() - m_rotated < m_options.rotation_period) {
+  void look_after_files() {
+    if (Clock::now() - m_looked < m_options.rotation_period) {
       return;
     }
-    m_rotated = Clock::now();
+    m_looked = Clock::now();
+    if (auto kept = keep_socket(); !kept) {
+      base::log_error(kept.error().what());
+    }
     for (auto& [name, service] : m_services) {
       service->rotate_log(m_options.log_limit);
     }
+  }
+
+  // Without its file nobody could talk to us any more, and something that clears run-time directories may
+  // have taken it.
+  Result<> keep_socket() {
+    const auto path = m_options.run / "supervisor.sock";
+    struct stat info = {};
+    if (m_leaving || ::lstat(path.c_str(), &info) == 0 || errno != ENOENT) {
+      return {};
+    }
+    DS_CHECK(base::make_dirs(m_options.run, 0755));
+    // Not to be had as long as our own is in its place.
+    auto lock = base::FileLock::try_acquire(m_options.run / "supervisor.lock");
+    if (lock && *lock) {
+      m_seat.lock = std::move(**lock);
+    }
+    DS_TRY(m_seat.control, listen_control_socket(path));
+    base::log_warn(path.string() + " was gone, it is made again");
+    return {};
   }
 
   std::filesystem::path log_file(const std::string& name) const { return m_options.logs / (name + ".log"); }
@@ -339,12 +363,12 @@ class Supervisor {
   }
 
   const SupervisorOptions& m_options;
-  const SupervisorSeat& m_seat;
+  SupervisorSeat m_seat;
   base::Fd m_signals;
   std::map<std::string, std::unique_ptr<SupervisedService>> m_services;
   std::list<Connection> m_connections;
   bool m_leaving = false;
-  Clock::time_point m_rotated = Clock::now();
+  Clock::time_point m_looked = Clock::now();
 };
 
 sigset_t handled_signals() {
@@ -358,7 +382,7 @@ sigset_t handled_signals() {
 
 }  // namespace
 
-Result<> serve_supervised(const SupervisorOptions& options, const SupervisorSeat& seat,
+Result<> serve_supervised(const SupervisorOptions& options, SupervisorSeat seat,
                           std::optional<SupervisorMemory> memory) {
   const sigset_t set = handled_signals();
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
@@ -371,7 +395,8 @@ Result<> serve_supervised(const SupervisorOptions& options, const SupervisorSeat
   if (!options.cgroup_root.empty()) {
     DS_CHECK(Cgroup(options.cgroup_root).create());
   }
-  Supervisor supervisor(options, seat, std::move(signals));
+  base::raise_open_files(k_open_files);
+  Supervisor supervisor(options, std::move(seat), std::move(signals));
   if (memory) {
     supervisor.go_on(std::move(*memory));
   }

@@ -19,7 +19,7 @@ struct SupervisorSeat {
 
 // Serves from this seat until shut_down or SIGTERM, then stops all services and leaves it. `memory` is what
 // the supervisor of before handed over.
-base::Result<> serve_supervised(const SupervisorOptions& options, const SupervisorSeat& seat,
+base::Result<> serve_supervised(const SupervisorOptions& options, SupervisorSeat seat,
                                 std::optional<SupervisorMemory> memory = {});
 
 }  // namespace dstack::host

@@ -4,7 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <mutex>
+#include <set>
 
 #include "base/format.h"
 #include "base/fs.h"
@@ -12,6 +15,7 @@
 #include "base/process.h"
 #include "host/cgroup.h"
 #include "host/service_manager.h"
+#include "host/supervised_processes.h"
 #include "host/supervised_service.h"
 #include "host/supervisor.h"
 #include "host/supervisor_wire.h"
@@ -26,22 +30,58 @@ namespace {
 using Verb = SupervisorRequest::Verb;
 
 constexpr std::chrono::seconds k_slack{30};
+// It never waits for anything itself, but for a program that may take its place (5 s at most).
+constexpr std::chrono::milliseconds k_patience{6'000};
+constexpr std::chrono::milliseconds k_known_as_silent{200};
+constexpr std::chrono::milliseconds k_sign_of_life{1'000};
+constexpr std::chrono::seconds k_longest_stop{150};
+
+using Waiting = std::function<void()>;
+
+// Sockets of supervisors that did not answer, for all managers of this program: it waits for each only once.
+class SilentOnes {
+ public:
+  bool contain(const fs::path& socket) {
+    const std::lock_guard lock(m_mutex);
+    return m_sockets.contains(socket);
+  }
+  void set(const fs::path& socket, bool silent) {
+    const std::lock_guard lock(m_mutex);
+    silent ? (void)m_sockets.insert(socket) : (void)m_sockets.erase(socket);
+  }
+
+ private:
+  std::mutex m_mutex;
+  std::set<fs::path> m_sockets;
+};
+
+SilentOnes& silent_ones() {
+  static SilentOnes ones;
+  return ones;
+}
 
 Result<SupervisorReply> exchange(const base::Fd& fd, const SupervisorRequest& request,
-                                 std::chrono::milliseconds limit) {
+                                 std::chrono::milliseconds limit, const Waiting& waiting) {
   const auto line = to_line(request);
   if (::send(fd.get(), line.data(), line.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(line.size())) {
     return base::fail_errno(Code::service_manager, "cannot talk to the supervisor", errno);
   }
-  const auto deadline = std::chrono::steady_clock::now() + limit;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto deadline = begin + limit;
   std::string input;
   while (input.find('\n') == std::string::npos) {
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd waiting = {fd.get(), POLLIN, 0};
-    const int ready = left.count() <= 0 ? 0 : ::poll(&waiting, 1, static_cast<int>(left.count()));
-    if (ready == 0) {
+    pollfd readable = {fd.get(), POLLIN, 0};
+    if (left.count() <= 0) {
       return base::fail(Code::timeout, "the supervisor did not answer in time");
+    }
+    const int ready = ::poll(&readable, 1, static_cast<int>(std::min<long long>(left.count(), 100)));
+    if (ready == 0) {
+      if (waiting && std::chrono::steady_clock::now() - begin > k_sign_of_life) {
+        waiting();
+      }
+      continue;
     }
     char buffer[16384];
     const ssize_t n = ready < 0 ? -1 : ::read(fd.get(), buffer, sizeof buffer);
@@ -80,11 +120,11 @@ class SupervisorManager : public ServiceManager {
     SupervisorRequest request;
     request.verb = Verb::status;
     request.name = name;
-    auto reply = ask(request, k_slack);
+    auto reply = question(request);
     if (!reply && reply.error().code == Code::connect_failed) {
       ServiceStatus none;
       none.name = name;
-      none.result = "the supervisor does not run";
+      none.result = why_unreachable();
       return none;
     }
     DS_TRY(auto answer, std::move(reply));
@@ -101,9 +141,9 @@ class SupervisorManager : public ServiceManager {
   Result<> shut_down() override {
     SupervisorRequest request;
     request.verb = Verb::shut_down;
-    auto reply = ask(request, std::chrono::seconds(60));
-    if (!reply && reply.error().code != Code::connect_failed) {
-      return base::fail(std::move(reply).error());
+    const bool told = ping() && ask(request, std::chrono::seconds(60), "the supervisor to end");
+    if (!told) {
+      DS_CHECK(end_processes());
     }
     // It answers first and ends then; its lock tells when it has.
     for (int i = 0; i < 500; ++i) {
@@ -118,6 +158,9 @@ class SupervisorManager : public ServiceManager {
       }
       ::usleep(10'000);
     }
+    // Whatever did not hear of it.
+    DS_CHECK(end_processes());
+    DS_CHECK(base::remove_file(lock_file()));
     DS_CHECK(base::remove_file(m_options.layout.supervisor_socket()));
     const auto cgroup = Cgroup(supervisor_cgroup_root(m_options.instance));
     if (!cgroup.path().empty() && cgroup.exists()) {
@@ -133,7 +176,8 @@ class SupervisorManager : public ServiceManager {
     SupervisorRequest request;
     request.verb = verb;
     request.spec = spec;
-    DS_TRY(auto reply, ask(request, spec.start_timeout + spec.stop_timeout + k_slack));
+    DS_TRY(auto reply,
+           ask(request, spec.start_timeout + spec.stop_timeout + k_slack, spec.name + " to be ready"));
     if (!reply.ok) {
       return base::fail(std::move(reply.error));
     }
@@ -144,28 +188,75 @@ class SupervisorManager : public ServiceManager {
     SupervisorRequest request;
     request.verb = verb;
     request.name = name;
-    auto reply = ask(request, std::chrono::seconds(150));
-    if (!reply && reply.error().code == Code::connect_failed) {
-      return {};  // nothing runs without its supervisor
+    if (ping()) {
+      const auto reply = ask(request, k_longest_stop, name + " to stop");
+      if (reply && !reply->ok) {
+        return base::fail(reply->error);
+      }
+      if (reply) {
+        return {};
+      }
     }
-    DS_TRY(auto answer, std::move(reply));
-    if (!answer.ok) {
-      return base::fail(std::move(answer.error));
+    // Nobody who could stop it runs, or can be reached, or answers; so it ends together with them.
+    return end_processes();
+  }
+
+  Result<SupervisorReply> ask(const SupervisorRequest& request, std::chrono::milliseconds limit,
+                              const std::string& what = {}) {
+    DS_TRY(const auto fd, connect_control_socket(m_options.layout.supervisor_socket()));
+    Waiting waiting;
+    if (m_options.waiting && !what.empty()) {
+      waiting = [&] { m_options.waiting(what); };
     }
+    return exchange(fd, request, limit, waiting);
+  }
+
+  // What is answered at once, by one that does not hang.
+  Result<SupervisorReply> question(const SupervisorRequest& request) {
+    const bool known = silent_ones().contain(m_options.layout.supervisor_socket());
+    auto reply = ask(request, known ? k_known_as_silent : k_patience, "an answer of the built-in supervisor");
+    const bool silent = !reply && reply.error().code == Code::timeout;
+    silent_ones().set(m_options.layout.supervisor_socket(), silent);
+    if (!silent) {
+      return reply;
+    }
+    const auto found = find_supervised(m_options.layout).supervisors;
+    return base::fail(Code::timeout,
+                      base::format("the built-in supervisor{} does not answer",
+                                   found.empty() ? std::string() : base::format(" (pid {})", found.front())),
+                      "run 'dstackup install' again, which ends it and starts another one; VMs go on");
+  }
+
+  Result<> ping() {
+    DS_CHECK(question({}));
     return {};
   }
 
-  Result<SupervisorReply> ask(const SupervisorRequest& request, std::chrono::milliseconds limit) {
-    DS_TRY(const auto fd, connect_control_socket(m_options.layout.supervisor_socket()));
-    return exchange(fd, request, limit);
+  std::string why_unreachable() const {
+    const auto found = find_supervised(m_options.layout);
+    if (!found.supervisors.empty()) {
+      return base::format("the supervisor (pid {}) runs, but its socket {} is gone",
+                          found.supervisors.front(), m_options.layout.supervisor_socket().string());
+    }
+    return "the supervisor does not run" + (found.empty() ? "" : "; left of it: " + found.text());
   }
 
+  // Of this installation, without the supervisor's help.
+  Result<> end_processes() const { return end_supervised(m_options.layout, m_options.waiting); }
+
   Result<> ensure_daemon() {
-    const auto running = connect_control_socket(m_options.layout.supervisor_socket());
+    const auto answers = ping();
     if (!m_options.may_start) {
-      return running ? Result<>()
+      return answers ? Result<>()
                      : base::fail(Code::service_manager, "the supervisor does not run",
                                   "run 'dstackup install' again");
+    }
+    if (!answers) {
+      if (const auto found = find_supervised(m_options.layout); !found.empty()) {
+        base::log_warn(base::format("{}: ending {}", answers.error().message, found.text()));
+      }
+      DS_CHECK(end_processes());
+      silent_ones().set(m_options.layout.supervisor_socket(), false);
     }
     base::Command command;
     // Rather the installation's own copy: where this program is may change or go.
@@ -177,8 +268,9 @@ class SupervisorManager : public ServiceManager {
     command.argv = {program,     "supervise",
                     "--run-dir", m_options.layout.run.string(),
                     "--log-dir", m_options.layout.logs().string()};
-    if (running) {
-      return runs(*running, program) ? Result<>() : become(program);
+    if (answers) {
+      DS_TRY(const auto running, connect_control_socket(m_options.layout.supervisor_socket()));
+      return runs(running, program) ? Result<>() : become(program);
     }
     if (const auto cgroup = supervisor_cgroup_root(m_options.instance); !cgroup.empty()) {
       command.argv.insert(command.argv.end(), {"--cgroup", cgroup});

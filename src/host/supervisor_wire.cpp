@@ -68,6 +68,7 @@ Json to_json(const ServiceSpec& spec) {
           {"directory", spec.directory},
           {"memory_max", spec.memory_max},
           {"tasks_max", spec.tasks_max},
+          {"open_files", spec.open_files},
           {"children_outlive", spec.children_outlive},
           {"start_timeout", spec.start_timeout.count()},
           {"stop_timeout", spec.stop_timeout.count()},
@@ -85,6 +86,7 @@ ServiceSpec parse_spec(const Json& json) {
   json.at("directory").get_to(spec.directory);
   spec.memory_max = json.value("memory_max", std::uint64_t{0});
   spec.tasks_max = json.value("tasks_max", std::uint64_t{0});
+  spec.open_files = json.value("open_files", std::uint64_t{0});
   json.at("children_outlive").get_to(spec.children_outlive);
   spec.start_timeout = std::chrono::milliseconds(json.at("start_timeout").get<long long>());
   spec.stop_timeout = std::chrono::milliseconds(json.at("stop_timeout").get<long long>());
@@ -192,8 +194,12 @@ Result<base::Fd> listen_control_socket(const fs::path& path) {
 Result<base::Fd> connect_control_socket(const fs::path& path) {
   DS_TRY(const auto address, control_address(path));
   DS_TRY(auto fd, stream_socket());
+  // One that hangs takes no connections; when enough wait for it, the next one would wait here.
+  const timeval limit = {5, 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address.address), address.length) != 0) {
-    return base::fail_errno(Code::connect_failed, "no supervisor answers at " + path.string(), errno);
+    return base::fail_errno(errno == EAGAIN ? Code::timeout : Code::connect_failed,
+                            "no supervisor answers at " + path.string(), errno);
   }
   return fd;
 }

@@ -37,7 +37,7 @@ ServiceSpec parse_spec(const nlohmann::json& json);
 // Unix stream sockets whose path may be longer than sun_path allows: the directory is opened and the name is
 // given relative to it.
 base::Result<base::Fd> listen_control_socket(const fs::path& path);
-// Code::connect_failed when nothing listens.
+// Code::connect_failed when nothing listens, Code::timeout when what listens takes no more connections.
 base::Result<base::Fd> connect_control_socket(const fs::path& path);
 
 }  // namespace dstack::host

@@ -55,7 +55,6 @@ RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 MemoryDenyWriteExecute=yes
 IPAddressDeny=any
 IPAddressAllow=localhost
-LimitNOFILE=4096
 )";
 
 // root without capabilities: it may ask systemd to start VMs and reads files that only root may read. No
@@ -165,6 +164,9 @@ std::string limits(const ServiceSpec& spec) {
   }
   if (spec.tasks_max != 0) {
     text += base::format("TasksMax={}\n", spec.tasks_max);
+  }
+  if (spec.open_files != 0) {
+    text += base::format("LimitNOFILE={}\n", spec.open_files);
   }
   return text;
 }

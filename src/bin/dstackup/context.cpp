@@ -21,14 +21,15 @@ base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host:
   return client::VmmClient(std::move(endpoint), std::move(*token));
 }
 
-base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,
-                                                                  const std::string& instance, bool may_start,
-                                                                  const std::string& supervisor_bin) {
+base::Result<std::unique_ptr<host::ServiceManager>> open_services(
+    const host::Layout& layout, const std::string& instance, bool may_start,
+    const std::string& supervisor_bin, std::function<void(std::string_view)> waiting) {
   host::ServiceManagerOptions options;
   options.supervisor_bin = supervisor_bin;
   options.layout = layout;
   options.instance = instance;
   options.may_start = may_start;
+  options.waiting = std::move(waiting);
   std::error_code error;
   options.supervisor_program = std::filesystem::read_symlink("/proc/self/exe", error).string();
   return host::open_service_manager(options);

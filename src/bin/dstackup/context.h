@@ -21,10 +21,11 @@ namespace dstack::dstackup {
 // The VMM of this installation, with its token. Code::permission when the token cannot be read.
 base::Result<client::VmmClient> open_vmm(const host::Layout& layout, const host::InstallState& state);
 
-// The installation's service manager; `may_start` and `supervisor_bin` as in ServiceManagerOptions.
-base::Result<std::unique_ptr<host::ServiceManager>> open_services(const host::Layout& layout,
-                                                                  const std::string& instance, bool may_start,
-                                                                  const std::string& supervisor_bin = {});
+// The installation's service manager; `may_start`, `supervisor_bin` and `waiting` as in
+// ServiceManagerOptions.
+base::Result<std::unique_ptr<host::ServiceManager>> open_services(
+    const host::Layout& layout, const std::string& instance, bool may_start,
+    const std::string& supervisor_bin = {}, std::function<void(std::string_view)> waiting = {});
 
 // How many VMs there are and run, for people. Waits two seconds at most.
 base::Result<std::string> ask_vmm(const host::Layout& layout, const host::InstallState& state);

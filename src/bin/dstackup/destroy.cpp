@@ -97,7 +97,8 @@ std::set<std::string> compose_projects(const Found& found) {
 // The VMM goes first, so that it does not start its VMs again; what it keeps of them still says "running", so
 // that a later install brings them back.
 Result<> stop_everything(const Found& found, cli::Progress& progress) {
-  DS_TRY(const auto services, open_services(found.layout, found.instance, /*may_start=*/false));
+  const auto waiting = [&](std::string_view text) { progress.waiting(text); };
+  DS_TRY(const auto services, open_services(found.layout, found.instance, /*may_start=*/false, {}, waiting));
   const auto names = service_names(found);
   std::vector<host::LiveVm> vms;
   Result<> killed;

@@ -70,7 +70,7 @@ Result<> settle(const host::InstallOptions& options) {
   DS_TRY(const auto instance, host::instance_name(options.instance, options.prefix));
   if (const auto state = host::load_state(layout.state_file()); state && *state) {
     DS_TRY(const auto services, open_services(layout, instance, /*may_start=*/false));
-    host::wait_for_leftovers(**state, *services);
+    host::wait_for_leftovers(layout, **state, *services);
   }
   return {};
 }
@@ -217,7 +217,9 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   cli::Progress progress(streams, flags.json);
   DS_TRY(auto planned, preflight(flags, options, streams));
   auto* plan = &planned.plan;
-  DS_TRY(auto services, open_services(plan->layout, plan->instance, !flags.dry_run, plan->named.supervisor));
+  const auto waiting = [&](std::string_view text) { progress.waiting(text); };
+  DS_TRY(auto services,
+         open_services(plan->layout, plan->instance, !flags.dry_run, plan->named.supervisor, waiting));
   host::InstallContext context{*plan, *services};
   if (flags.dry_run) {
     auto steps = host::install_steps(context);
