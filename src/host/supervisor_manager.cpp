@@ -203,7 +203,8 @@ class SupervisorManager : public ServiceManager {
 
   Result<SupervisorReply> ask(const SupervisorRequest& request, std::chrono::milliseconds limit,
                               const std::string& what = {}) {
-    DS_TRY(const auto fd, connect_control_socket(m_options.layout.supervisor_socket()));
+    DS_TRY(const auto fd,
+           connect_control_socket(m_options.layout.supervisor_socket(), std::min(limit, k_patience)));
     Waiting waiting;
     if (m_options.waiting && !what.empty()) {
       waiting = [&] { m_options.waiting(what); };

@@ -191,11 +191,11 @@ Result<base::Fd> listen_control_socket(const fs::path& path) {
   return fd;
 }
 
-Result<base::Fd> connect_control_socket(const fs::path& path) {
+Result<base::Fd> connect_control_socket(const fs::path& path, std::chrono::milliseconds patience) {
   DS_TRY(const auto address, control_address(path));
   DS_TRY(auto fd, stream_socket());
   // One that hangs takes no connections; when enough wait for it, the next one would wait here.
-  const timeval limit = {5, 0};
+  const timeval limit = {patience.count() / 1000, (patience.count() % 1000) * 1000};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address.address), address.length) != 0) {
     return base::fail_errno(errno == EAGAIN ? Code::timeout : Code::connect_failed,

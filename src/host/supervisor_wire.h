@@ -1,6 +1,7 @@
 // What the supervisor's client and daemon say to each other: one JSON line each way per connection.
 #pragma once
 
+#include <chrono>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
@@ -38,6 +39,7 @@ ServiceSpec parse_spec(const nlohmann::json& json);
 // given relative to it.
 base::Result<base::Fd> listen_control_socket(const fs::path& path);
 // Code::connect_failed when nothing listens, Code::timeout when what listens takes no more connections.
-base::Result<base::Fd> connect_control_socket(const fs::path& path);
+base::Result<base::Fd> connect_control_socket(const fs::path& path,
+                                              std::chrono::milliseconds patience = std::chrono::seconds(5));
 
 }  // namespace dstack::host
