@@ -220,7 +220,14 @@ Result<bool> bring_up(const InstallContext& context, const ServiceSpec& spec) {
   const auto before = context.services.status(spec.name);
   DS_CHECK(context.services.start(spec));
   DS_TRY(const auto after, context.services.status(spec.name));
-  return !before || before->pid != after.pid;
+  if (!before || before->pid != after.pid) {
+    return true;
+  }
+  const bool hangs = context.answers && !context.answers(spec.name);
+  if (hangs) {
+    DS_CHECK(context.services.restart(spec));
+  }
+  return hangs;
 }
 
 InstallStep auth_step(InstallContext& context) {

@@ -24,10 +24,12 @@ struct InstallStep {
   std::function<base::Result<bool>()> apply;
 };
 
-// What the steps act through. Both must outlive them.
+// What the steps act through. Plan and services must outlive them.
 struct InstallContext {
   InstallPlan& plan;
   ServiceManager& services;
+  // Does the service do its work? One that hangs is up for its manager. Not set: it does.
+  std::function<bool(const std::string& unit)> answers = {};
 };
 
 // Directories, token, simulated TEE, allow-list, configurations, state file, both services. The KMS comes

@@ -153,7 +153,6 @@ class SupervisorManager : public ServiceManager {
       }
       auto lock = base::FileLock::try_acquire(lock_file());
       if (lock && *lock) {
-        DS_CHECK(base::remove_file(lock_file()));
         break;
       }
       ::usleep(10'000);

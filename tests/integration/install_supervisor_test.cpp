@@ -175,6 +175,20 @@ TEST_F(InstallSupervisor, DestroyEndsAVmmThatHangs) {
   EXPECT_EQ(host.left_behind(), "");
 }
 
+TEST_F(InstallSupervisor, InstallStartsAServiceThatHangsAgain) {
+  for (const auto* name : {"dstack-vmm", "dstack-auth"}) {
+    const auto pid = service(name);
+    expect_stopped(pid);
+    EXPECT_EQ(within(20s, verb("status")).exit_code, 1);
+    const auto again = within(30s, host.install());
+    EXPECT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_THAT(again.err, HasSubstr(base::format("{} runs and does not answer", name)));
+    EXPECT_NE(service(name), pid);
+    EXPECT_EQ(host.not_converged(), "");
+  }
+  EXPECT_EQ(host.take_away(), "");
+}
+
 TEST_F(InstallSupervisor, AServiceThatOutlivesAKilledSupervisorIsEnded) {
   for (const bool stopped : {true, false}) {
     SCOPED_TRACE(stopped);

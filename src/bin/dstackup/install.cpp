@@ -212,6 +212,12 @@ Result<host::HostLock> lock_host(cli::Progress& progress) {
   return lock;
 }
 
+// As ask_vmm().
+Result<std::string> ask_auth(host::ServiceManager& services, std::uint16_t port) {
+  DS_CHECK(host_probe(services).ask_auth(port));
+  return std::string();
+}
+
 Result<int> install(const Flags& flags, const cli::Streams& streams) {
   DS_TRY(auto options, parse(flags));
   cli::Progress progress(streams, flags.json);
@@ -220,7 +226,18 @@ Result<int> install(const Flags& flags, const cli::Streams& streams) {
   const auto waiting = [&](std::string_view text) { progress.waiting(text); };
   DS_TRY(auto services,
          open_services(plan->layout, plan->instance, !flags.dry_run, plan->named.supervisor, waiting));
-  host::InstallContext context{*plan, *services};
+  const auto answers = [&](const std::string& unit) {
+    for (int question = 0; question < 3; ++question) {
+      const auto answer = unit == plan->vmm_unit ? ask_vmm(plan->layout, plan->state)
+                                                 : ask_auth(*services, plan->state.auth_port);
+      if (answer || answer.error().code != Code::timeout) {
+        return true;
+      }
+    }
+    progress.warn(unit + " runs and does not answer: starting it again");
+    return false;
+  };
+  host::InstallContext context{*plan, *services, answers};
   if (flags.dry_run) {
     auto steps = host::install_steps(context);
     if (!plan->image_to_pull.empty()) {

@@ -380,6 +380,34 @@ TEST_F(SupervisorTest, KilledSupervisorTakesItsServicesAlong) {
   ASSERT_TRUE(manager->start(service("ready")));
 }
 
+TEST_F(SupervisorTest, AStoppedServiceHearsItsStop) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto pid = status("ready").pid;
+  ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_TRUE(manager->stop("ready"));
+  EXPECT_FALSE(alive(pid));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, service("ready").stop_timeout);
+}
+
+class SupervisorThatLooksOften : public SupervisorTest {
+  void SetUp() override {
+    options.rotation_period = 50ms;
+    SupervisorTest::SetUp();
+  }
+};
+
+TEST_F(SupervisorThatLooksOften, MakesItsSocketAndItsLockAgain) {
+  ASSERT_TRUE(manager->start(service("ready")));
+  const auto before = status("ready");
+  for (const bool all : {false, true}) {
+    fs::remove_all(all ? layout.run : layout.run / "supervisor.sock");
+    ASSERT_TRUE(eventually([&] { return fs::exists(layout.run / "supervisor.sock"); }));
+    EXPECT_EQ(status("ready").pid, before.pid);
+    EXPECT_FALSE(start_supervisor_daemon(options)) << "it is the only one still";
+  }
+}
+
 TEST_F(SupervisorTest, SurvivesTheDeathOfItsStarter) {
   ASSERT_TRUE(manager->shut_down());
   const pid_t shell = ::fork();
