@@ -85,6 +85,7 @@ std::string describe(const app::Allowlist& list) {
                       devices(list.kms_allow_any_device, list.kms_devices, list.strict)));
   }
   std::vector<std::string> ids;
+  ids.reserve(list.apps.size());
   for (const auto& [id, app] : list.apps) {
     ids.push_back(id);
   }
