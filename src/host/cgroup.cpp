@@ -50,8 +50,10 @@ void hand_down(const fs::path& cgroup, std::string_view controller) {
 
 }  // namespace
 
-std::optional<std::string> find_cgroup2_mount(const std::string& mounts_file) {
-  std::ifstream mounts(mounts_file);
+Result<std::optional<std::string>> find_cgroup2_mount(const std::string& mounts_file) {
+  constexpr std::size_t k_max_table = 16 * 1024 * 1024;
+  DS_TRY(const std::string table, base::read_file(mounts_file, k_max_table));
+  std::istringstream mounts(table);
   std::string line;
   while (std::getline(mounts, line)) {
     std::istringstream fields(line);

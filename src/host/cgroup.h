@@ -15,8 +15,10 @@
 namespace dstack::host {
 
 // A cgroup2 mount point in which directories can be made, out of a mounts table (/proc/self/mounts); nullopt
-// when there is none. In hybrid set-ups it is /sys/fs/cgroup/unified.
-std::optional<std::string> find_cgroup2_mount(const std::string& mounts_file = "/proc/self/mounts");
+// when there is none. In hybrid set-ups it is /sys/fs/cgroup/unified. Code::io when the table cannot be read:
+// then nobody knows.
+base::Result<std::optional<std::string>> find_cgroup2_mount(
+    const std::string& mounts_file = "/proc/self/mounts");
 
 // 0 = none.
 struct CgroupLimits {

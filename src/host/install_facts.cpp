@@ -298,7 +298,7 @@ Result<InstallFacts> gather_facts(const InstallOptions& options) {
   }
   facts.vms_running = !live_vms(facts.layout.vms()).empty();
   if (manager->kind() == "supervisor") {
-    const auto root = supervisor_cgroup_root(facts.instance);
+    DS_TRY(const auto root, supervisor_cgroup_root(facts.instance));
     facts.cgroup_root = root.empty() ? "" : root + "/vms";
   }
   return facts;

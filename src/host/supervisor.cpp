@@ -45,8 +45,8 @@ bool detach(int keep) {
 
 }  // namespace
 
-std::string supervisor_cgroup_root(const std::string& instance) {
-  const auto mount = find_cgroup2_mount();
+Result<std::string> supervisor_cgroup_root(const std::string& instance) {
+  DS_TRY(const auto mount, find_cgroup2_mount());
   return mount ? *mount + "/" + unit_name("dstack", instance) : "";
 }
 

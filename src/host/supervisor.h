@@ -33,6 +33,6 @@ base::Result<> go_on_as_supervisor(int handed_over);
 bool can_go_on_from(int format);
 
 // "<cgroup2 mount>/dstack[-instance]", or "" where there is no writable cgroup v2.
-std::string supervisor_cgroup_root(const std::string& instance);
+base::Result<std::string> supervisor_cgroup_root(const std::string& instance);
 
 }  // namespace dstack::host

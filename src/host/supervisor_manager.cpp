@@ -161,7 +161,8 @@ class SupervisorManager : public ServiceManager {
     DS_CHECK(end_processes());
     DS_CHECK(base::remove_file(lock_file()));
     DS_CHECK(base::remove_file(m_options.layout.supervisor_socket()));
-    const auto cgroup = Cgroup(supervisor_cgroup_root(m_options.instance));
+    DS_TRY(const auto root, supervisor_cgroup_root(m_options.instance));
+    const Cgroup cgroup(root);
     if (!cgroup.path().empty() && cgroup.exists()) {
       DS_CHECK(cgroup.kill());
       DS_CHECK(cgroup.remove());
@@ -272,7 +273,8 @@ class SupervisorManager : public ServiceManager {
       DS_TRY(const auto running, connect_control_socket(m_options.layout.supervisor_socket()));
       return runs(running, program) ? Result<>() : become(program);
     }
-    if (const auto cgroup = supervisor_cgroup_root(m_options.instance); !cgroup.empty()) {
+    DS_TRY(const auto cgroup, supervisor_cgroup_root(m_options.instance));
+    if (!cgroup.empty()) {
       command.argv.insert(command.argv.end(), {"--cgroup", cgroup});
     }
     command.timeout = std::chrono::seconds(20);

@@ -203,7 +203,7 @@ int run_in_sandbox(const fs::path& programs, const std::function<int()>& tests) 
   std::cout << std::flush;
   const pid_t child = ::fork();
   if (child == 0) {
-    const auto mount = host::find_cgroup2_mount();
+    const auto mount = host::find_cgroup2_mount().value();
     fs::path cgroup;  // stands for the root of all cgroups
     if (mount) {
       cgroup = fs::path(*mount) / base::format("dstack-test-{}", ::getpid());
@@ -228,7 +228,7 @@ int run_in_sandbox(const fs::path& programs, const std::function<int()>& tests) 
     ::_exit(reap_until(init));
   }
   const int code = reap_until(child);
-  if (const auto mount = host::find_cgroup2_mount()) {
+  if (const auto mount = host::find_cgroup2_mount().value()) {
     (void)host::Cgroup(*mount + base::format("/dstack-test-{}", child)).remove();
   }
   return code;
@@ -287,7 +287,7 @@ std::set<std::string> host_snapshot(const std::vector<fs::path>& extra) {
       out.insert("socket " + line.substr(name));
     }
   }
-  if (const auto mount = host::find_cgroup2_mount()) {
+  if (const auto mount = host::find_cgroup2_mount().value()) {
     std::error_code error;
     for (fs::recursive_directory_iterator it(*mount, error), end; !error && it != end; it.increment(error)) {
       if (it->is_directory(error) && !is_systemds(it->path().string())) {

@@ -100,7 +100,7 @@ void InstalledHost::wipe() const {
                            m_layout.bin / "dstackup", m_layout.bin / "dstack"}) {
     std::filesystem::remove_all(path, ignored);
   }
-  if (const auto mount = host::find_cgroup2_mount()) {
+  if (const auto mount = host::find_cgroup2_mount().value()) {
     (void)host::Cgroup(*mount + "/dstack").remove();
   }
 }

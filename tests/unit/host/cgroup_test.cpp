@@ -51,5 +51,12 @@ TEST(CgroupLimits, ThoseThatAreNotThereAreNamedAndNoFileIsMade) {
   EXPECT_THAT(cgroup.limit({}), IsEmpty()) << "no limit is wanted, so none is missing";
 }
 
+// Purge took "cannot be read" for "there is none", and left an empty cgroup.
+TEST(FindCgroup2Mount, ATableThatCannotBeReadIsAnError) {
+  const auto mount = find_cgroup2_mount("/nonexistent/mounts");
+  ASSERT_FALSE(mount);
+  EXPECT_EQ(mount.error().code, base::Code::not_found);
+}
+
 }  // namespace
 }  // namespace dstack::host

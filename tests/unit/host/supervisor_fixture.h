@@ -42,7 +42,7 @@ class SupervisorTest : public ::testing::Test {
     options.logs = layout.logs();
     instance = "test-" + dir.path().filename().string();
     if (use_cgroup()) {
-      options.cgroup_root = supervisor_cgroup_root(instance);
+      options.cgroup_root = supervisor_cgroup_root(instance).value();
     }
     manager_options.layout = layout;
     manager_options.instance = instance;

@@ -200,7 +200,7 @@ TEST(VmProcesses, TwoVmsHaveTwoUsers) {
 
 // A VM's process may have started others, and they may have left its session.
 TEST(VmProcesses, KillTakesTheWholeCgroupAndRemovesIt) {
-  const auto mount = host::find_cgroup2_mount();
+  const auto mount = host::find_cgroup2_mount().value();
   if (!mount) {
     GTEST_SKIP() << "no cgroup v2 that can be written";
   }
